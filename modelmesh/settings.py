@@ -1,0 +1,199 @@
+"""Every limit, default and environment variable, in one place, with its unit and its reason.
+
+`Settings` is data: the command line reads environment and flags into it, rooms take from it what
+they need. docs/SETTINGS.md is generated from this file (`make docs`), and each row names the test
+in which changing the value changes behaviour. A flag's name is the field's name with dashes.
+
+ModelMesh's names are kept where it has the variable; ours start with MM_ too.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+MIB = 1 << 20
+
+
+def _s(default: Any, env: str, unit: str, why: str, test: str) -> Any:
+    """One setting: default, environment variable, unit, reason, and the test that moves it."""
+    return field(default=default, metadata={"env": env, "unit": unit, "why": why, "test": test})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one daemon. Zero means "decide at start" where the reason says so."""
+
+    # --- where it listens
+    host: str = _s("127.0.0.1", "MM_BIND_HOST", "address",
+        "loopback unless told otherwise: no port is open to a network by accident",
+        "tests/app/test_settings.py::test_host")
+    grpc_port: int = _s(8033, "MM_SVC_GRPC_PORT", "port",
+        "ModelMesh's convention; 0 takes a free port", "tests/app/test_settings.py::test_grpc_port")
+    rest_port: int = _s(8008, "MM_REST_PORT", "port",
+        "modelmesh-serving's REST proxy port; 0 takes a free port",
+        "tests/app/test_settings.py::test_rest_port")
+    metrics: str = _s("prometheus:port=2112;scheme=http", "MM_METRICS", "spec",
+        "ModelMesh's form; `disabled` opens no port; fq_names, per_model_metrics as there",
+        "tests/app/test_settings.py::test_metrics")
+    probe_port: str = _s("8089", "MM_PROBE_PORT", "port",
+        "ModelMesh's probe port; NONE opens none", "tests/app/test_settings.py::test_probe_port")
+
+    # --- limits on what callers may send
+    max_message_bytes: int = _s(16 * MIB, "MM_SVC_GRPC_MAX_MSG_SIZE", "bytes",
+        "ModelMesh's limit, for REST bodies too", "tests/app/test_settings.py::test_max_message")
+    max_headers_bytes: int = _s(8192, "MM_SVC_GRPC_MAX_HEADERS_SIZE", "bytes",
+        "gRPC's default", "tests/app/test_settings.py::test_max_headers")
+    max_connection_age_s: float = _s(0.0, "MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS", "seconds",
+        "0 = no limit, as ModelMesh", "tests/app/test_settings.py::test_max_connection_age")
+    max_connection_age_grace_s: float = _s(0.0, "MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS",
+        "seconds", "0 = no limit, as ModelMesh", "tests/app/test_settings.py::test_max_connection_age")
+    max_concurrent_calls: int = _s(4096, "MM_MAX_CONCURRENT_CALLS", "calls",
+        "bounds memory under overload; beyond it RESOURCE_EXHAUSTED",
+        "tests/app/test_settings.py::test_max_concurrent_calls")
+    max_waiting_bytes: int = _s(64 * MIB, "MM_MAX_WAITING_BYTES", "bytes",
+        "bodies of calls that wait for loads, in all; beyond it RESOURCE_EXHAUSTED",
+        "tests/app/test_settings.py::test_max_waiting_bytes")
+    max_inflight_per_model: int = _s(0, "MM_MAX_INFLIGHT_PER_MODEL_COPY", "calls",
+        "0 = 1,024 for our own hosts, max(16, 8 x maxConcurrency) for an external runtime that"
+        " limits it; negative = unlimited", "tests/app/test_settings.py::test_max_inflight")
+    http_idle_s: float = _s(65.0, "MM_HTTP_IDLE_SECS", "seconds",
+        "KServe's keep-alive timeout", "tests/app/test_settings.py::test_http_idle")
+    http_header_s: float = _s(10.0, "MM_HTTP_HEADER_SECS", "seconds",
+        "a slow request head ties up a connection no longer than this",
+        "tests/app/test_settings.py::test_http_header")
+
+    # --- memory
+    capacity_bytes: int = _s(0, "MM_CAPACITY_BYTES", "bytes",
+        "0 = 70 % of the cgroup's or the machine's memory less the hosts' base",
+        "tests/app/test_settings.py::test_capacity")
+    default_model_size_bytes: int = _s(1 * MIB, "MM_DEFAULT_MODEL_SIZE_BYTES", "bytes",
+        "reserved for a load about which nothing is known",
+        "tests/app/test_settings.py::test_default_model_size")
+    eviction_policy: str = _s("gdsf", "MM_EVICTION_POLICY", "gdsf | lru",
+        "gdsf spares what is dear to load; lru is ModelMesh's order",
+        "tests/app/test_settings.py::test_eviction_policy")
+    rate_half_life_s: float = _s(600.0, "MM_RATE_HALF_LIFE_SECS", "seconds",
+        "how fast a model's request rate is forgotten",
+        "tests/app/test_settings.py::test_rate_half_life")
+
+    # --- loading
+    load_timeout_s: float = _s(90.0, "MM_LOAD_TIMEOUT_SECS", "seconds",
+        "ModelMesh's runtimes use 90 s; then the host is ended",
+        "tests/app/test_settings.py::test_load_timeout")
+    predict_timeout_s: float = _s(60.0, "MM_PREDICT_TIMEOUT_SECS", "seconds",
+        "a predict that takes longer is taken for hung and its host is ended",
+        "tests/app/test_settings.py::test_predict_timeout")
+    load_concurrency: int = _s(0, "MM_LOADING_CONCURRENCY", "loads",
+        "0 = twice the shared hosts, at least 4; an external runtime says its own",
+        "tests/app/test_settings.py::test_load_concurrency")
+    load_failure_expiry_s: float = _s(900.0, "MM_LOAD_FAILURE_EXPIRY_TIME_MS", "seconds",
+        "ModelMesh's 15 minutes (its variable is in milliseconds)",
+        "tests/app/test_settings.py::test_load_failure_expiry")
+    max_load_failures: int = _s(3, "MM_MAX_LOAD_FAILURES", "attempts",
+        "ModelMesh's bound on attempts within the expiry",
+        "tests/app/test_settings.py::test_max_load_failures")
+    max_queued_loads: int = _s(1024, "MM_MAX_QUEUED_LOADS", "loads",
+        "models that wait for a load; beyond it RESOURCE_EXHAUSTED",
+        "tests/app/test_settings.py::test_max_queued_loads")
+
+    # --- model hosts
+    tier: str = _s("auto", "MM_TIER", "auto | inline | shared | process",
+        "where models run; `auto` lets policy decide, `inline` is the operator's choice only",
+        "tests/app/test_settings.py::test_tier")
+    shared_hosts: int = _s(0, "MM_SHARED_HOSTS", "hosts",
+        "0 = cores - 1, from 1 to 8", "tests/app/test_settings.py::test_shared_hosts")
+    shared_file_bytes: int = _s(1 * MIB, "MM_SHARED_FILE_BYTES", "bytes",
+        "files up to this size start in a shared host",
+        "tests/app/test_settings.py::test_shared_file_bytes")
+    set_aside_s: float = _s(0.25, "MM_SET_ASIDE_MS", "seconds",
+        "a shared host busy with one entry for longer loses its other models (variable in ms)",
+        "tests/app/test_settings.py::test_set_aside")
+    quarantine_crashes: int = _s(3, "MM_QUARANTINE_CRASHES", "crashes",
+        "so many hosts lost within the failure expiry put a model into quarantine",
+        "tests/app/test_settings.py::test_quarantine_crashes")
+    runtimes: str = _s("", "MM_RUNTIMES", "module:Class,...",
+        "further runtimes, beside those found by entry point",
+        "tests/app/test_settings.py::test_runtimes")
+    predict_proba: bool = _s(False, "PREDICT_PROBA", "bool",
+        "KServe's sklearn switch: answer probabilities where the model has them",
+        "tests/app/test_settings.py::test_predict_proba")
+    model_threads: int = _s(1, "MM_MODEL_THREADS", "threads",
+        "OpenMP and BLAS threads of a host: hosts are the unit of parallelism",
+        "tests/app/test_settings.py::test_model_threads")
+
+    # --- an external runtime
+    runtime_port: int = _s(0, "INTERNAL_GRPC_PORT", "port",
+        "a model server's ModelRuntime port on this machine; 0 = our own hosts",
+        "tests/app/test_settings.py::test_runtime_port")
+    runtime_socket: str = _s("", "INTERNAL_GRPC_SOCKET_PATH", "path",
+        "the same over a socket; not both", "tests/app/test_settings.py::test_runtime_socket")
+    serving_port: int = _s(0, "INTERNAL_SERVING_GRPC_PORT", "port",
+        "where that server serves, if elsewhere", "tests/app/test_settings.py::test_serving_port")
+    serving_socket: str = _s("", "INTERNAL_SERVING_GRPC_SOCKET_PATH", "path",
+        "the same over a socket; not both", "tests/app/test_settings.py::test_serving_socket")
+    runtime_start_s: float = _s(180.0, "MM_RUNTIME_START_SECS", "seconds",
+        "ModelMesh's bound on a runtime's start", "tests/app/test_settings.py::test_runtime_start")
+
+    # --- registry
+    kv_store: str = _s("", "KV_STORE", "memory | sqlite:PATH",
+        "where registrations live; empty = sqlite in the data folder (etcd comes with the fleet)",
+        "tests/app/test_settings.py::test_kv_store")
+    data_dir: str = _s("data", "MM_DATA_DIR", "path",
+        "registrations and nothing else", "tests/app/test_settings.py::test_data_dir")
+    auto_register: str = _s("", "MM_AUTO_REGISTER_MODELS", "JSON",
+        "ModelMesh's static registration: a list of {modelId, modelInfo, ensureLoaded}",
+        "tests/app/test_settings.py::test_auto_register")
+    auto_register_path: str = _s("", "MM_AUTO_REGISTER_MODELS_PATH", "path",
+        "the same from a file; not both", "tests/app/test_settings.py::test_auto_register_path")
+
+    # --- operation
+    instance_id: str = _s("", "MM_INSTANCE_ID", "name",
+        "empty = the last 12 characters of the host's name, as ModelMesh",
+        "tests/app/test_settings.py::test_instance_id")
+    shutdown_timeout_s: float = _s(30.0, "SHUTDOWN_TIMEOUT_MS", "seconds",
+        "SIGTERM ends running calls within this (variable in ms, as in ModelMesh's start script)",
+        "tests/app/test_settings.py::test_shutdown_timeout")
+    log_level: str = _s("info", "MM_LOG_LEVEL", "debug | info | warning | error",
+        "what is logged", "tests/app/test_settings.py::test_log_level")
+    log_format: str = _s("auto", "MM_LOG_FORMAT", "auto | json | text",
+        "auto = text on a terminal, JSON elsewhere", "tests/app/test_settings.py::test_log_format")
+    log_each_invoke: bool = _s(False, "MM_LOG_EACH_INVOKE", "bool",
+        "ModelMesh's switch: one line per runtime call",
+        "tests/app/test_settings.py::test_log_each_invoke")
+    status_codes: str = _s("contract", "MM_STATUS_CODES", "contract | modelmesh",
+        "`modelmesh` answers INTERNAL where the original does",
+        "tests/app/test_settings.py::test_status_codes")
+
+
+def fields() -> tuple[dataclasses.Field[Any], ...]:
+    """Every setting in the order of the documentation."""
+    return dataclasses.fields(Settings)
+
+
+# Known names of ModelMesh and KServe that this version does not support: a start with one of them
+# set stops with one sentence, since ignoring it would surprise (TLS off, requests unlogged).
+NOT_YET = {
+    "MM_TLS_PRIVATE_KEY_PATH": "TLS comes with the wire",
+    "MM_TLS_PRIVATE_KEY_PASSPHRASE": "TLS comes with the wire",
+    "MM_TLS_KEY_CERT_PATH": "TLS comes with the wire",
+    "MM_TLS_CLIENT_AUTH": "TLS comes with the wire",
+    "MM_TLS_TRUST_CERT_PATH": "TLS comes with the wire",
+    "MM_SVC_GRPC_PRIVATE_KEY_PATH": "TLS comes with the wire",
+    "MM_SVC_GRPC_PRIVATE_KEY_PASSPHRASE": "TLS comes with the wire",
+    "MM_SVC_GRPC_CA_CERT_PATH": "TLS comes with the wire",
+    "MM_ENABLE_SSL": "TLS comes with the wire",
+    "MM_INTRACLUSTER_CLIENTAUTH": "TLS comes with the wire",
+    "MM_INTERNAL_TRUST_CERTS": "TLS comes with the wire",
+    "MM_TRUST_CERTS": "TLS comes with the wire",
+    "MM_PAYLOAD_PROCESSORS": "payload processors are not built yet",
+    "MM_TYPE_CONSTRAINTS": "type constraints come with the fleet",
+    "MM_TYPE_CONSTRAINTS_PATH": "type constraints come with the fleet",
+    "MM_LABELS": "labels come with the fleet",
+    "MM_DATAPLANE_CONFIG": "dataplane configuration comes with the fleet",
+    "MM_DATAPLANE_CONFIG_PATH": "dataplane configuration comes with the fleet",
+    "MM_LOG_REQUEST_HEADERS": "header logging is not built yet",
+    "MM_INFO_METRICS": "info metrics are not built yet",
+    "MM_DEFAULT_VMODEL_OWNER": "vmodels come with the fleet",
+    "KV_READ_ONLY": "migration mode comes with the fleet",
+    "ZOOKEEPER": "Zookeeper is not supported; etcd comes with the fleet",
+}

@@ -1,0 +1,1 @@
+"""Everything that calls or is called: one interface (`transport`), few wires."""
