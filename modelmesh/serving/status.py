@@ -1,0 +1,59 @@
+"""What the serving room says about models: plain data for the faces. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """ModelMesh's states of a model (names are the public contract)."""
+
+    NOT_FOUND = "NOT_FOUND"
+    NOT_LOADED = "NOT_LOADED"
+    LOADING = "LOADING"
+    LOADED = "LOADED"
+    LOADING_FAILED = "LOADING_FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStatus:
+    """One copy of a model: where, in which state, since when (ms since the epoch)."""
+
+    location: str
+    state: State
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A model's state; errors of remembered load failures, most recent first."""
+
+    state: State
+    errors: tuple[str, ...] = ()
+    copies: tuple[CopyStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A registration and the model's state here, for listings."""
+
+    model_id: str
+    type: str
+    path: str
+    key: str
+    state: State
+    size_bytes: int = 0
+    last_used_ms: int = 0
+    tier: str = ""
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    in_use: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a model would be served: known, and no remembered load failure."""
+
+    known: bool
+    ready: bool
+    detail: str = ""
