@@ -1,15 +1,71 @@
-# Two commands for a newcomer: `make run` and `make test`. Nothing is needed but Python 3.11+ and make.
+# Two commands for a newcomer: `make run` and `make test`. Nothing is needed but Python 3.11+ with venv.
+#
+#   make run [GRPC_PORT=8033 REST_PORT=8008 METRICS_PORT=2112 DATA_DIR=data CAPACITY=bytes]
+#   make test    everything that must hold, `make check` inside it
+#   make bench   the figures of the README, measured on this machine
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Wheels only (no compiler needed), exactly the pinned ones (hashes are checked).
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes
+PROJECT := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
-.PHONY: check protos
-check:
+GRPC_PORT ?= 8033
+REST_PORT ?= 8008
+METRICS_PORT ?= 2112
+DATA_DIR ?= data
+CAPACITY ?= 0
+
+.PHONY: run test check bench format protos docs pins clean
+
+run: $(VENV)/.run
+	@$(BIN)/python examples/quickstart.py --grpc-port $(GRPC_PORT) --rest-port $(REST_PORT) \
+		--metrics-port $(METRICS_PORT) --data-dir $(DATA_DIR) --capacity-bytes $(CAPACITY)
+
+test: $(VENV)/.test check
+	$(BIN)/python -m pytest tests
+
+check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m modelmesh.cli.documents --check
 
-protos:
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(VENV)/.test
 	$(BIN)/python protos/generate.py
+
+docs: $(VENV)/.test
+	$(BIN)/python -m modelmesh.cli.documents
+
+# New pins for what pyproject.toml asks for (needs uv: `pip install uv`).
+PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make pins" pyproject.toml requirements/build.in
+pins:
+	$(PIN) -o requirements/run.txt
+	$(PIN) --extra test -o requirements/test.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) -r requirements/run.txt
+	$(PROJECT)
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) -r requirements/test.txt
+	$(PROJECT)
+	@touch $@ $(VENV)/.run

@@ -5,7 +5,7 @@ its daemon did. Rooms call methods named after what happened; names, buckets and
 Children are kept after their first use, since looking one up costs more than counting.
 
 Labels are bounded: `method` and `code` come from small sets; a model's name is a label only where
-the operator asks for it (`per_model_metrics=true`), and from the `MOST_MODELS`th name on is "other".
+the operator asks for it (`per_model_metrics=true`); from the `MOST_MODELS`th name on it is "other".
 """
 
 from collections.abc import Callable
