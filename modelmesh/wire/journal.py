@@ -9,6 +9,12 @@ ids. The count is cleared first and written last, so a half-written entry reads 
 means that nothing runs. The page comes from a process that may be hostile: the daemon only ever
 compares ids with calls in flight, and bounds the count.
 
+At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest shut call
+id. A daemon that takes calls away from a host which is busy with one long entry must know that they
+will never start there, without waiting for the host. So it shuts the gate, then looks whether that
+entry still runs; the host writes an entry, then looks at the gate. However the two interleave, the
+daemon sees the next entry and opens the gate again, or the host sees the gate shut.
+
 Pure: works on any writable buffer of `SIZE_BYTES`.
 """
 
@@ -18,12 +24,15 @@ from dataclasses import dataclass
 from typing import Final
 
 SIZE_BYTES: Final = 4096
-MOST_IDS: Final = (SIZE_BYTES - 24) // 8
+MOST_IDS: Final = (SIZE_BYTES - 24 - 16) // 8
 
 _HEAD = struct.Struct("<QQQ")
 _COUNT = struct.Struct("<Q")
+_GATE = struct.Struct("<QQ")
 _COUNT_AT: Final = 16
 _IDS_AT: Final = 24
+_GATE_AT: Final = SIZE_BYTES - 16
+_OPEN, _DECIDING, _SHUT = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +53,27 @@ class JournalWriter:
         self._page = page
         self._sequence = 0
 
-    def begin(self, call_ids: Sequence[int], now_ns: int) -> None:
-        """These calls (at most MOST_IDS) run from now on."""
+    def begin(self, call_ids: Sequence[int], now_ns: int) -> bool:
+        """These calls (at most MOST_IDS) run from now on.
+
+        False: the daemon has taken some of them away; run none, drop those that `is_shut` names.
+        """
         page = self._page
         _COUNT.pack_into(page, _COUNT_AT, 0)
         self._sequence += 1
         struct.pack_into(f"<{len(call_ids)}Q", page, _IDS_AT, *call_ids)
         _HEAD.pack_into(page, 0, self._sequence, now_ns, len(call_ids))
+        if _COUNT.unpack_from(page, _GATE_AT)[0] == _OPEN or not any(map(self.is_shut, call_ids)):
+            return True
+        self.end()
+        return False
+
+    def is_shut(self, call_id: int) -> bool:
+        """Whether the daemon has taken this call away (it decides within microseconds)."""
+        state, highest = _GATE.unpack_from(self._page, _GATE_AT)
+        while state == _DECIDING:
+            state, highest = _GATE.unpack_from(self._page, _GATE_AT)
+        return bool(state == _SHUT and call_id <= highest)
 
     def end(self) -> None:
         """Nothing runs; every answer is in the socket."""
@@ -63,3 +86,18 @@ def read(page: memoryview) -> JournalEntry:
     count = min(count, MOST_IDS)
     ids = struct.unpack_from(f"<{count}Q", page, _IDS_AT)
     return JournalEntry(sequence, since_ns / 1e9, ids)
+
+
+def shut(page: memoryview, running: JournalEntry, highest_id: int) -> bool:
+    """The daemon's end: whether, but for `running`, no call up to this id will start any more.
+
+    False: the entry has ended meanwhile, and nothing has changed.
+    """
+    before = _GATE.unpack_from(page, _GATE_AT)
+    _GATE.pack_into(page, _GATE_AT, _DECIDING, highest_id)
+    now = read(page)
+    if now.sequence == running.sequence and now.call_ids == running.call_ids:
+        _GATE.pack_into(page, _GATE_AT, _SHUT, highest_id)
+        return True
+    _GATE.pack_into(page, _GATE_AT, *before)
+    return False

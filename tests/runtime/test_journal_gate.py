@@ -1,0 +1,87 @@
+"""The journal's gate: a call that was taken away never starts, one that started is never taken."""
+
+import mmap
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+from modelmesh.wire import journal
+
+
+def _page() -> memoryview:
+    return memoryview(bytearray(journal.SIZE_BYTES))
+
+
+def test_calls_up_to_the_id_are_shut_and_later_ones_run() -> None:
+    page = _page()
+    writer = journal.JournalWriter(page)
+    assert writer.begin([3], 1)
+    assert journal.shut(page, journal.read(page), 5)
+    writer.end()
+    assert not writer.begin([4], 2)
+    assert journal.read(page).call_ids == ()
+    assert not writer.begin([5, 6], 2)
+    assert writer.begin([6], 3)
+
+
+def test_an_entry_that_has_ended_leaves_the_gate_open() -> None:
+    page = _page()
+    writer = journal.JournalWriter(page)
+    writer.begin([3], 1)
+    slow = journal.read(page)
+    writer.begin([4], 2)
+    assert not journal.shut(page, slow, 5)
+    assert journal.read(page).call_ids == (4,)
+    assert writer.begin([5], 3)
+
+
+def test_two_processes_never_both_have_a_call(tmp_path: Path) -> None:
+    """A host that begins entries as fast as it can, a daemon that shuts the gate at any moment."""
+    shared = tmp_path / "page"
+    shared.write_bytes(bytes(journal.SIZE_BYTES + 8))
+    with shared.open("r+b") as file, mmap.mmap(file.fileno(), 0) as area:
+        host = get_context("spawn").Process(target=_begin_for_ever, args=(shared,))
+        host.start()
+        try:
+            with (
+                memoryview(area) as whole,
+                whole[: journal.SIZE_BYTES] as page,
+                whole[journal.SIZE_BYTES :] as rest,
+                rest.cast("Q") as started,
+            ):
+                assert _take_at_any_moment(page, started) > 20
+        finally:
+            host.kill()
+            host.join()
+            host.close()
+
+
+def _begin_for_ever(shared: Path) -> None:
+    with shared.open("r+b") as file:
+        whole = memoryview(mmap.mmap(file.fileno(), 0))
+    writer = journal.JournalWriter(whole[: journal.SIZE_BYTES])
+    started = whole[journal.SIZE_BYTES :].cast("Q")
+    call_id = 0
+    while True:
+        call_id += 1
+        if writer.begin([call_id], time.monotonic_ns()):
+            started[0] = call_id
+        writer.end()
+
+
+def _take_at_any_moment(page: memoryview, started: memoryview) -> int:
+    """How often a running entry was caught; fails if a call started that was taken away."""
+    while not started[0]:
+        pass
+    taken = 0
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        running = journal.read(page)
+        if not running.call_ids:
+            continue
+        current = running.call_ids[0]
+        if journal.shut(page, running, current + 50):
+            taken += 1
+            while (latest := started[0]) <= current + 50:
+                assert latest <= current
+    return taken

@@ -1,0 +1,11 @@
+"""Waiting on a condition, with a bound: what tests do instead of sleeping."""
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+    """Return when the condition holds; fail when it does not within the bound."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110  (what is awaited has no event: a process, a file)
+            await asyncio.sleep(0.002)
