@@ -26,7 +26,8 @@ class Why(StrEnum):
     EVICTED = "evicted"  # its room is needed by another
     GREW = "grew"  # it turned out larger than what it had reserved
     DEBT = "debt"  # the daemon uses more than it may
-    ASKED = "asked"  # somebody asked for it, or it is no longer registered
+    ASKED = "asked"  # somebody asked for it
+    FORGOTTEN = "forgotten"  # it is no longer registered
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One loaded model in the order of eviction. Worth is load seconds saved per second and byte."""
+    """One loaded model in the order of eviction; `worth` as in `Copies.worth`."""
 
     model_id: str
     worth: float

@@ -41,8 +41,8 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A policy: the priority of a subject, and how many steps of one unit are worth telling apart.
+class Policy:
+    """The priority of a subject, and how many steps of one unit are worth telling apart.
 
     `priority(subject, floor)`: `floor` is L, the priority of the last evicted.
     """
@@ -70,7 +70,6 @@ def log2_sum(a: float, b: float) -> float:
 
 # A sixteenth of an octave is 4 % of worth, less than any rate is known to; an eighth of a second
 # is less than any two uses of models differ in meaning.
-ORDERS = {
-    order.name: order
-    for order in (Order("gdsf", gdsf, steps=16), Order("lru", lru, steps=8))
+POLICIES = {
+    policy.name: policy for policy in (Policy("gdsf", gdsf, steps=16), Policy("lru", lru, steps=8))
 }
