@@ -9,11 +9,12 @@ ids. The count is cleared first and written last, so a half-written entry reads 
 means that nothing runs. The page comes from a process that may be hostile: the daemon only ever
 compares ids with calls in flight, and bounds the count.
 
-At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest shut call
-id. A daemon that takes calls away from a host which is busy with one long entry must know that they
-will never start there, without waiting for the host. So it shuts the gate, then looks whether that
-entry still runs; the host writes an entry, then looks at the gate. However the two interleave, the
-daemon sees the next entry and opens the gate again, or the host sees the gate shut.
+At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest call id that
+is shut out, u64 sequence of the one entry that is let through all the same. A daemon that takes
+calls away from a host which is busy with one long entry must know that they will never start there,
+without waiting for the host. So it shuts the gate, then looks which entry runs; the host writes an
+entry, then looks at the gate. However the two interleave, the daemon sees an entry that runs, or the
+host sees the gate shut.
 
 Pure: works on any writable buffer of `SIZE_BYTES`.
 """
@@ -24,14 +25,14 @@ from dataclasses import dataclass
 from typing import Final
 
 SIZE_BYTES: Final = 4096
-MOST_IDS: Final = (SIZE_BYTES - 24 - 16) // 8
+MOST_IDS: Final = (SIZE_BYTES - 24 - 24) // 8
 
 _HEAD = struct.Struct("<QQQ")
 _COUNT = struct.Struct("<Q")
-_GATE = struct.Struct("<QQ")
+_GATE = struct.Struct("<QQQ")
 _COUNT_AT: Final = 16
 _IDS_AT: Final = 24
-_GATE_AT: Final = SIZE_BYTES - 16
+_GATE_AT: Final = SIZE_BYTES - 24
 _OPEN, _DECIDING, _SHUT = 0, 1, 2
 
 
@@ -70,10 +71,10 @@ class JournalWriter:
 
     def is_shut(self, call_id: int) -> bool:
         """Whether the daemon has taken this call away (it decides within microseconds)."""
-        state, highest = _GATE.unpack_from(self._page, _GATE_AT)
+        state, highest, let_through = _GATE.unpack_from(self._page, _GATE_AT)
         while state == _DECIDING:
-            state, highest = _GATE.unpack_from(self._page, _GATE_AT)
-        return bool(state == _SHUT and call_id <= highest)
+            state, highest, let_through = _GATE.unpack_from(self._page, _GATE_AT)
+        return bool(state == _SHUT and call_id <= highest and self._sequence != let_through)
 
     def end(self) -> None:
         """Nothing runs; every answer is in the socket."""
@@ -88,16 +89,18 @@ def read(page: memoryview) -> JournalEntry:
     return JournalEntry(sequence, since_ns / 1e9, ids)
 
 
-def shut(page: memoryview, running: JournalEntry, highest_id: int) -> bool:
-    """The daemon's end: whether, but for `running`, no call up to this id will start any more.
+def shut(page: memoryview, highest_id: int) -> JournalEntry:
+    """The daemon's end: no call up to this id starts any more, but for those of the entry returned.
 
-    False: the entry has ended meanwhile, and nothing has changed.
+    That entry runs now, or is let through in this moment. No ids: nothing runs.
     """
-    before = _GATE.unpack_from(page, _GATE_AT)
-    _GATE.pack_into(page, _GATE_AT, _DECIDING, highest_id)
-    now = read(page)
-    if now.sequence == running.sequence and now.call_ids == running.call_ids:
-        _GATE.pack_into(page, _GATE_AT, _SHUT, highest_id)
-        return True
-    _GATE.pack_into(page, _GATE_AT, *before)
-    return False
+    _GATE.pack_into(page, _GATE_AT, _DECIDING, highest_id, 0)
+    running = read(page)
+    let_through = running.sequence if running.call_ids else 0
+    _GATE.pack_into(page, _GATE_AT, _SHUT, highest_id, let_through)
+    return running
+
+
+def reopen(page: memoryview) -> None:
+    """Take nothing away after all. Only before anything was sent elsewhere."""
+    _GATE.pack_into(page, _GATE_AT, _OPEN, 0, 0)
