@@ -92,6 +92,9 @@ class Settings:
     max_load_failures: int = _s(3, "MM_MAX_LOAD_FAILURES", "attempts",
         "ModelMesh's bound on attempts within the expiry",
         "tests/app/test_settings.py::test_max_load_failures")
+    space_wait_s: float = _s(180.0, "MM_SPACE_WAIT_SECS", "seconds",
+        "ModelMesh's bound on a load's wait for room in the cache",
+        "tests/app/test_settings.py::test_space_wait")
     max_queued_loads: int = _s(1024, "MM_MAX_QUEUED_LOADS", "loads",
         "models that wait for a load; beyond it RESOURCE_EXHAUSTED",
         "tests/app/test_settings.py::test_max_queued_loads")

@@ -21,6 +21,7 @@ class LoadRequest:
     path: str
     key: str
     file_bytes: int = 0
+    background: bool = False  # nobody waits for it: loads that callers wait for go first
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,203 @@
+"""One daemon's models on the request path: where decisions meet doors.
+
+`infer` is the whole walk of a request: one wrapped reply, one pure question, and on a warm hit the
+runtime's queue. No task, no future, no copy of the body. What is cold waits in `loading`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from modelmesh.cache.copies import Copies
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
+from modelmesh.observe.metrics import Metrics
+from modelmesh.policy.routing import LoadHere, Reject, ServeHere, route
+from modelmesh.registry.models import ModelChange, Models
+from modelmesh.runtime.door import Runtime
+from modelmesh.serving.failures import LoadFailures
+from modelmesh.serving.flight import Waiter
+from modelmesh.serving.loading import Loader
+from modelmesh.serving.served import Served
+from modelmesh.serving.status import Readiness
+from modelmesh.wire import kinds
+from modelmesh.wire.transport import Call
+
+_BUSY = Failure(
+    Code.RESOURCE_EXHAUSTED,
+    "too many calls are open",
+    Fault.CAPACITY,
+    Reason.OVERLOADED,
+    retry_after_s=0.1,
+)
+_EXPLAIN = kinds.V1_EXPLAIN
+_PREDICTS = frozenset({kinds.MODEL_INFER, kinds.V1_PREDICT, kinds.V2_INFER})
+
+
+@dataclass(slots=True)
+class Parts:
+    """What an instance is made of."""
+
+    models: Models
+    copies: Copies
+    runtime: Runtime
+    failures: LoadFailures
+    loader: Loader
+    metrics: Metrics
+    clock: Callable[[], float]
+
+
+class Instance:
+    """The models of one daemon, as the faces see them. Also the runtime's listener."""
+
+    def __init__(self, parts: Parts, *, max_concurrent_calls: int) -> None:
+        self._models = parts.models
+        self._copies = parts.copies
+        self._runtime = parts.runtime
+        self._failures = parts.failures
+        self._loader = parts.loader
+        self._metrics = parts.metrics
+        self._clock = parts.clock
+        self._most_open = max_concurrent_calls
+        self._open = 0
+        self._idle: asyncio.Event | None = None
+        self.draining = False
+        self._unsubscribe = self._models.subscribe(self._registry_changed)
+
+    # --- the walk of a request
+
+    def infer(self, model_id: str, call: Call) -> None:
+        """Answer the call on this model, loading it if need be. Never raises."""
+        now = self._clock()
+        served = Served(self, model_id, call, now)
+        self._open += 1
+        if self._open > self._most_open:
+            served.finish(_BUSY)
+            return
+        self._route(served, now)
+
+    def _route(self, served: Served, now: float) -> None:
+        decision = route(self, served, now)
+        if isinstance(decision, ServeHere):
+            self._serve(served, now)
+        elif isinstance(decision, Reject):
+            served.finish(decision.failure)
+        else:
+            self._wait(served, background=not isinstance(decision, LoadHere))
+
+    def _serve(self, served: Served, now: float) -> None:
+        copy = self._copies.acquire(served.model_id, now)
+        if copy is None:
+            self._route(served, now)
+            return
+        served.copy = copy
+        served.invoked = now
+        call = served.call
+        self._runtime.infer(
+            served.model_id, Call(call.kind, call.body, served, call.metadata, call.deadline)
+        )
+
+    def _wait(self, served: Served, *, background: bool) -> None:
+        try:
+            record = self._models.get(served.model_id)
+        except MeshError as error:
+            served.finish(error.failure)
+            return
+        if record is None:
+            served.finish(Failure(Code.NOT_FOUND, "model not found"))
+            return
+        served.waited = True
+        waiter = Waiter(lambda: self._serve_waiting(served), served.finish, len(served.call.body))
+        served.when_gone(lambda: self._left(served, waiter))
+        self._loader.wait(served.model_id, record, waiter, served.call.deadline)
+
+    def _serve_waiting(self, served: Served) -> None:
+        now = self._clock()
+        self._metrics.cache_miss_ms.observe((now - served.started) * 1000)
+        self._serve(served, now)
+
+    def _left(self, served: Served, waiter: Waiter) -> None:
+        if served.copy is None:
+            self._loader.leave(served.model_id, waiter)
+            served.finish(Failure(Code.CANCELLED, "the caller left"))
+
+    def ended(self, served: Served, code: str, response_bytes: int) -> None:
+        """A call has its answer (from `Served`)."""
+        now = self._clock()
+        call, copy, metrics = served.call, served.copy, self._metrics
+        self._open -= 1
+        if copy is not None:
+            effects = self._copies.release(copy, now)
+            if effects:
+                self._loader.carry_out(effects)
+            metrics.invoke(call.kind, code, now - served.invoked)
+            if call.kind in _PREDICTS:
+                metrics.kserve("predict", served.model_id, now - served.invoked)
+            elif call.kind == _EXPLAIN:
+                metrics.kserve("explain", served.model_id, now - served.invoked)
+        metrics.request(call.kind, code, now - served.started, len(call.body), response_bytes)
+        if self._idle is not None and self._open == 0:
+            self._idle.set()
+
+    # --- what routing looks at
+
+    def is_registered(self, model_id: str) -> bool:
+        return model_id in self._models
+
+    def is_loaded(self, model_id: str) -> bool:
+        return self._copies.is_loaded(model_id)
+
+    def is_coming(self, model_id: str) -> bool:
+        return self._loader.is_coming(model_id)
+
+    def remembered_failure(self, model_id: str, now: float) -> Failure | None:
+        return self._failures.blocking(model_id, now)
+
+    # --- what the faces ask
+
+    def ready(self, model_id: str) -> Readiness:
+        """Registered and without a remembered load failure; asking never loads."""
+        if model_id not in self._models:
+            return Readiness(known=False, ready=False)
+        errors = self._failures.errors(model_id, self._clock())
+        if errors and not self._copies.is_loaded(model_id):
+            return Readiness(known=True, ready=False, detail=errors[0][1])
+        return Readiness(known=True, ready=True)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        return self._models.names(prefix)
+
+    @property
+    def open_calls(self) -> int:
+        return self._open
+
+    # --- what the registry and the runtime tell
+
+    def _registry_changed(self, changes: list[ModelChange]) -> None:
+        for change in changes:
+            if not change.exists or change.created:
+                self._loader.forget(change.model_id)
+
+    def model_lost(self, model_id: str, failure: Failure) -> None:
+        self._failures.record(model_id, failure, self._clock())
+        self._loader.lost(model_id)
+
+    def model_resized(self, model_id: str, size_bytes: int) -> None:
+        self._loader.carry_out(self._copies.resized(model_id, max(size_bytes, 1), self._clock()))
+
+    def overhead_changed(self, overhead_bytes: int) -> None:
+        self._loader.carry_out(self._copies.overhead(overhead_bytes, self._clock()))
+
+    # --- the end
+
+    async def drain(self, grace_s: float) -> None:
+        """Load nothing new, and wait (bounded) until no call is open."""
+        self.draining = True
+        self._idle = asyncio.Event()
+        if self._open:
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._idle.wait()
+            except TimeoutError:
+                pass
+        self._unsubscribe()
+        await self._loader.close()

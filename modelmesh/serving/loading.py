@@ -1,0 +1,333 @@
+"""How a model gets into memory and out of it: the cache's effects, carried out at the doors.
+
+    wait -> fetch files (door 4) -> admit (cache) -> its turn -> load (door 3) -> waiters go on
+
+One flight per model, whoever asks. What the cache decides is carried out here and each end is
+reported back to it; that is the only way in which the cache learns of the world. A registration
+that goes away takes its flight along; a new one under the same name waits for the old one's end,
+so nothing loads with outdated facts.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
+
+import structlog
+
+from modelmesh.cache.copies import Copies
+from modelmesh.cache.decisions import Effect, Load, Refuse, State, Unload, Why
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
+from modelmesh.observe.metrics import Metrics
+from modelmesh.observe.tasks import spawn, stop
+from modelmesh.runtime.door import LoadedModel, LoadRequest, Runtime
+from modelmesh.serving.failures import LoadFailures
+from modelmesh.serving.flight import Flight, Waiter
+from modelmesh.storage.door import Storage
+
+log = structlog.get_logger("serving")
+
+_UNREGISTERED = Failure(Code.NOT_FOUND, "model not found")
+_LATE = Failure(Code.DEADLINE_EXCEEDED, "deadline exceeded while the model was loading")
+_CLOSING = Failure(
+    Code.UNAVAILABLE, "this daemon is shutting down", Fault.CAPACITY, Reason.DRAINING, 1.0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLimits:
+    """Bounds on what waits for loads."""
+
+    most_flights: int
+    waiting_bytes: int
+    space_wait_s: float
+
+
+class Loader:
+    """Carries out what the cache decides. Everything runs on the daemon's loop."""
+
+    def __init__(
+        self,
+        copies: Copies,
+        runtime: Runtime,
+        storage: Storage,
+        failures: LoadFailures,
+        metrics: Metrics,
+        limits: LoadLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        self._copies = copies
+        self._runtime = runtime
+        self._storage = storage
+        self._failures = failures
+        self._metrics = metrics
+        self._limits = limits
+        self._clock = clock
+        self._flights: dict[str, Flight] = {}
+        self._gone: dict[str, asyncio.Future[None]] = {}  # unloads under way
+        self._waiting_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- waiting for a model
+
+    def is_coming(self, model_id: str) -> bool:
+        flight = self._flights.get(model_id)
+        return flight is not None and not flight.dropped
+
+    def wait(
+        self, model_id: str, record: ModelRecord, waiter: Waiter, deadline: float = inf,
+        *, background: bool = False,
+    ) -> None:  # fmt: skip
+        """Get the model loaded; the waiter is told how it went, at the latest at its deadline."""
+        failure = self._full(model_id, waiter)
+        if failure is not None:
+            waiter.failed(failure)
+            return
+        flight = self._flights.get(model_id)
+        if flight is None or flight.dropped:
+            flight = self._depart(model_id, record, flight, background)
+        flight.waiters.add(waiter)
+        self._waiting_bytes += waiter.held_bytes
+        if deadline != inf:
+            loop = asyncio.get_running_loop()
+            waiter.timer = loop.call_at(deadline, self._late, flight, waiter)
+
+    def leave(self, model_id: str, waiter: Waiter) -> None:
+        """This waiter no longer cares; the last one to leave drops a load that has not begun."""
+        flight = self._flights.get(model_id)
+        if flight is None or waiter not in flight.waiters:
+            return
+        flight.waiters.discard(waiter)
+        self._waiting_bytes -= waiter.held_bytes
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        if not flight.wanted and not flight.begun:
+            self._drop(flight)
+
+    def _late(self, flight: Flight, waiter: Waiter) -> None:
+        self.leave(flight.model_id, waiter)
+        waiter.failed(_LATE)
+
+    def _full(self, model_id: str, waiter: Waiter) -> Failure | None:
+        if self._waiting_bytes + waiter.held_bytes > self._limits.waiting_bytes:
+            return _overloaded("requests that wait for loads hold too many bytes already")
+        if model_id not in self._flights and len(self._flights) >= self._limits.most_flights:
+            return _overloaded("too many models wait for a load already")
+        return None
+
+    # --- a flight
+
+    def _depart(
+        self, model_id: str, record: ModelRecord, before: Flight | None, background: bool
+    ) -> Flight:
+        turn = asyncio.get_running_loop().create_future()
+        flight = Flight(model_id, record, turn, background)
+        self._flights[model_id] = flight
+        predecessor = before.task if before is not None else None
+        flight.task = spawn(self._fly(flight, predecessor), f"load {model_id}")
+        return flight
+
+    async def _fly(self, flight: Flight, predecessor: asyncio.Task[None] | None) -> None:
+        started = self._clock()
+        try:
+            if predecessor is not None:
+                await asyncio.wait([predecessor])
+            loaded = await self._bring(flight)
+        except MeshError as error:
+            self._fail(flight, error.failure)
+        except asyncio.CancelledError:
+            self._abandon(flight)
+            raise
+        else:
+            self._arrive(flight, loaded, started)
+        finally:
+            if self._flights.get(flight.model_id) is flight:
+                del self._flights[flight.model_id]
+
+    async def _bring(self, flight: Flight) -> LoadedModel:
+        record, model_id = flight.record, flight.model_id
+        local = await self._storage.fetch(model_id, record.path, record.key)
+        request = LoadRequest(
+            model_id, record.type, local.path, record.key, local.size_bytes, flight.background
+        )
+        size_bytes = self._runtime.predict_size(request)
+        decision = self._copies.admit(
+            model_id,
+            size_bytes,
+            self._clock(),
+            deadline=self._last_deadline(flight),
+            background=flight.background,
+            model_type=record.type,
+        )
+        self.carry_out(decision.effects)
+        if decision.failure is not None:
+            raise MeshError(decision.failure)
+        await self._turn(flight)
+        flight.begun = True
+        return await self._runtime.load(request)
+
+    async def _turn(self, flight: Flight) -> None:
+        """Wait for room, within the operator's bound."""
+        try:
+            async with asyncio.timeout(self._limits.space_wait_s):
+                await flight.turn
+        except TimeoutError:
+            raise MeshError(_no_space(self._limits.space_wait_s)) from None
+
+    def _last_deadline(self, flight: Flight) -> float:
+        deadlines = [w.timer.when() if w.timer is not None else inf for w in flight.waiters]
+        return max(deadlines, default=inf)
+
+    def _arrive(self, flight: Flight, loaded: LoadedModel, started: float) -> None:
+        model_id, now = flight.model_id, self._clock()
+        self._failures.forget(model_id)
+        self._metrics.load_ms.observe(loaded.load_s * 1000)
+        self._metrics.load_queue_ms.observe(max(now - started - loaded.load_s, 0.0) * 1000)
+        self._metrics.model_bytes.observe(loaded.size_bytes)
+        effects = self._copies.loaded(model_id, max(loaded.size_bytes, 1), loaded.load_s, now)
+        here = self._copies.is_loaded(model_id)
+        log.info(
+            "model loaded", model=model_id, size_bytes=loaded.size_bytes, tier=loaded.tier,
+            load_s=round(loaded.load_s, 4), reason=loaded.reason,
+        )  # fmt: skip
+        self._end(flight, None if here else _no_space(0.0))
+        self.carry_out(effects)
+
+    def _fail(self, flight: Flight, failure: Failure) -> None:
+        model_id, now = flight.model_id, self._clock()
+        if flight.begun or failure.reason is Reason.LOAD_FAILED:
+            self._metrics.load_failures.inc()
+            self._failures.record(model_id, failure, now)
+            log.warning("model failed to load", model=model_id, failure=failure.message)
+        self._end(flight, failure)
+        self._clear(model_id, now)
+
+    def _abandon(self, flight: Flight) -> None:
+        """The flight was dropped or the daemon closes: whoever still waits is told."""
+        self._end(flight, _UNREGISTERED if flight.dropped else _CLOSING)
+        self._clear(flight.model_id, self._clock())
+
+    def _clear(self, model_id: str, now: float) -> None:
+        if self._copies.state(model_id) is State.LOADING:
+            self.carry_out(self._copies.load_failed(model_id, now))
+        elif self._copies.state(model_id) is State.WAITING:
+            self.carry_out(self._copies.withdraw(model_id, now))
+
+    def _end(self, flight: Flight, failure: Failure | None) -> None:
+        """Tell everybody who waits; a load that ended well is served from before it can go."""
+        if self._flights.get(flight.model_id) is flight:
+            del self._flights[flight.model_id]
+        for waiter in flight.take_all():
+            self._waiting_bytes -= waiter.held_bytes
+            if failure is None:
+                waiter.ready()
+            else:
+                waiter.failed(failure)
+
+    def _drop(self, flight: Flight) -> None:
+        flight.dropped = True
+        if flight.task is not None:
+            flight.task.cancel()
+
+    # --- effects
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Begin what the cache wants done, in its order."""
+        for effect in effects:
+            if isinstance(effect, Load):
+                self._give_turn(effect.model_id, None)
+            elif isinstance(effect, Refuse):
+                self._give_turn(effect.model_id, effect.failure)
+            else:
+                self._gone[effect.model_id] = asyncio.get_running_loop().create_future()
+                spawn(self._unload(effect), f"unload {effect.model_id}")
+        self._set_timer()
+
+    def _give_turn(self, model_id: str, failure: Failure | None) -> None:
+        flight = self._flights.get(model_id)
+        if flight is None or flight.turn.done():
+            # Its flight was dropped between the decision and now: give the place back.
+            if failure is None:
+                self.carry_out(self._copies.load_failed(model_id, self._clock()))
+        elif failure is None:
+            flight.turn.set_result(None)
+        else:
+            flight.turn.set_exception(MeshError(failure))
+
+    async def _unload(self, effect: Unload) -> None:
+        model_id, started = effect.model_id, self._clock()
+        copy = self._copies.get(model_id)
+        if copy is not None and effect.why is Why.EVICTED:
+            self._metrics.eviction_age_ms.observe((started - copy.last_used) * 1000)
+        log.info("model unloads", model=model_id, why=effect.why.value)
+        try:
+            await self._runtime.unload(model_id)
+            await self._storage.release(model_id)
+        except MeshError as error:
+            self._metrics.unload_attempt_failures.inc()
+            self._metrics.unload_failures.inc()
+            log.error("unload failed", model=model_id, failure=error.failure.message)
+        self._metrics.unload_ms.observe((self._clock() - started) * 1000)
+        if self._copies.state(model_id) is State.UNLOADING:
+            self.carry_out(self._copies.unloaded(model_id, self._clock()))
+        gone = self._gone.pop(model_id, None)
+        if gone is not None and not gone.done():
+            gone.set_result(None)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._copies.next_due()
+        if due != inf:
+            self._timer = asyncio.get_running_loop().call_at(due, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.carry_out(self._copies.due(self._clock()))
+
+    # --- going away
+
+    async def unload(self, model_id: str) -> bool:
+        """Unload after the last call, and wait for it; False if the model was not loaded."""
+        if not self._copies.is_loaded(model_id):
+            return False
+        self.carry_out(self._copies.unload(model_id, self._clock()))
+        while (gone := self._gone.get(model_id)) is not None:
+            await asyncio.wait([gone], timeout=self._limits.space_wait_s)
+        return True
+
+    def forget(self, model_id: str) -> None:
+        """The model is no longer registered, or under this name there is another now."""
+        flight = self._flights.get(model_id)
+        if flight is not None and not flight.dropped:
+            self._drop(flight)
+        self._failures.forget(model_id)
+        self.carry_out(self._copies.forget(model_id, self._clock()))
+
+    def lost(self, model_id: str) -> None:
+        """The runtime no longer holds the model, and its memory is free."""
+        if self._copies.state(model_id) in (State.LOADED, State.UNLOADING):
+            self.carry_out(self._copies.lost(model_id, self._clock()))
+
+    async def close(self) -> None:
+        """End every flight; whoever waits is told to try elsewhere."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await stop(*(flight.task for flight in list(self._flights.values())))
+
+
+def _overloaded(message: str) -> Failure:
+    return Failure(
+        Code.RESOURCE_EXHAUSTED, message, Fault.CAPACITY, Reason.OVERLOADED, retry_after_s=1.0
+    )
+
+
+def _no_space(waited_s: float) -> Failure:
+    message = (
+        f"no room became free within {waited_s:g} s"
+        if waited_s
+        else "the model grew beyond the room that is left"
+    )
+    return Failure(Code.UNAVAILABLE, message, Fault.CAPACITY, Reason.NO_SPACE, retry_after_s=5.0)

@@ -1,0 +1,72 @@
+"""One call on its way through this daemon: the reply handle that notices how it ends.
+
+It stands between the caller's reply and whoever answers, counts the call as open until it has
+ended, and holds the model in use from the moment it is handed to the runtime. A caller that leaves
+does not end it: the model is in use until the runtime says that it is done with the call.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from modelmesh.cache.copy import Copy
+from modelmesh.errors import Failure
+from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply
+
+
+class Ended(Protocol):
+    """Who is told that a call has ended."""
+
+    def ended(self, served: "Served", code: str, response_bytes: int) -> None: ...
+
+
+class Served:
+    """The reply of one inference call, wrapped. Times are monotonic seconds; 0 = not invoked."""
+
+    __slots__ = (
+        "_open", "_owner", "_reply", "_sent_bytes", "call", "copy", "invoked", "model_id",
+        "started", "waited",
+    )  # fmt: skip
+
+    def __init__(self, owner: Ended, model_id: str, call: Call, now: float) -> None:
+        self._owner = owner
+        self._reply: Reply = call.reply
+        self._open = True
+        self._sent_bytes = 0
+        self.call = call
+        self.copy: Copy | None = None
+        self.model_id = model_id
+        self.started = now
+        self.invoked = 0.0
+        self.waited = False
+
+    @property
+    def gone(self) -> bool:
+        return not self._open or self._reply.gone
+
+    @property
+    def slow(self) -> bool:
+        return self._reply.slow
+
+    def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
+        if self._open:
+            self._open = False
+            self._reply.answer(body, metadata)
+            self._owner.ended(self, "OK", len(body))
+
+    def send(self, message: Body) -> None:
+        if self._open:
+            self._sent_bytes += len(message)
+            self._reply.send(message)
+
+    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
+        if self._open:
+            self._open = False
+            self._reply.finish(failure, metadata)
+            code = "OK" if failure is None else failure.code.name
+            self._owner.ended(self, code, self._sent_bytes)
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        self._reply.when_gone(callback)
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        self._reply.when_writable(callback)
