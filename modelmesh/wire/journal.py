@@ -9,12 +9,12 @@ ids. The count is cleared first and written last, so a half-written entry reads 
 means that nothing runs. The page comes from a process that may be hostile: the daemon only ever
 compares ids with calls in flight, and bounds the count.
 
-At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest call id that
-is shut out, u64 sequence of the one entry that is let through all the same. A daemon that takes
-calls away from a host which is busy with one long entry must know that they will never start there,
-without waiting for the host. So it shuts the gate, then looks which entry runs; the host writes an
-entry, then looks at the gate. However the two interleave, the daemon sees an entry that runs, or the
-host sees the gate shut.
+At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest call id
+that is shut out, u64 sequence of the one entry that is let through all the same. A daemon that
+takes calls away from a host which is busy with one long entry must know that they will never start
+there, without waiting for the host. So it shuts the gate, then looks which entry runs; the host
+writes an entry, then looks at the gate. However the two interleave, the daemon sees an entry that
+runs, or the host sees the gate shut.
 
 Pure: works on any writable buffer of `SIZE_BYTES`.
 """

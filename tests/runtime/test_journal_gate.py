@@ -71,6 +71,8 @@ def _begin_for_ever(shared: Path) -> None:
     while True:
         call_id += 1
         if writer.begin([call_id], time.monotonic_ns()):
+            for _ in range(100):  # a call takes its time to show that it runs
+                pass
             started[0] = call_id
         writer.end()
 
