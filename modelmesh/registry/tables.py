@@ -8,7 +8,7 @@ its own from a watch and a periodic relist. Readers cannot tell.
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from modelmesh.registry.store import Entry, Event
+from modelmesh.registry.store import Entry, Event, Store
 
 
 class Table(Protocol):
@@ -28,3 +28,10 @@ class Table(Protocol):
 
     def subscribe(self, listener: Callable[[list[Event]], None]) -> Callable[[], None]:
         """Be told of changes after they are applied (keys in full); returns the way to stop."""
+
+
+class TabledStore(Store, Protocol):
+    """A store that also tells synchronously what it knows."""
+
+    def table(self, prefix: str) -> Table:
+        """The table of that prefix; the same one each time."""

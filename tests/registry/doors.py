@@ -1,0 +1,88 @@
+"""The implementations of the Store door, as the contract suite sees them.
+
+A new one (etcd) is a subclass of `Door` and a name in `DOORS`: how to open a fresh store, how to
+open it again, and how time passes for its leases.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from modelmesh.registry.memory import MemoryStore
+from modelmesh.registry.sqlite import SqliteStore
+from modelmesh.registry.store import Event
+from modelmesh.registry.tables import TabledStore
+from tests.registry.virtual_loop import VirtualLoop
+
+
+class Door(ABC):
+    """One implementation, in a folder of its own. `history_events`: how far watchers may lag."""
+
+    history_events = 4096
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @abstractmethod
+    async def open(self) -> TabledStore:
+        """The store of this folder."""
+
+    async def elapse(self, seconds: float) -> None:
+        """Let that much time pass for leases."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.advance(seconds)
+
+    def run(self, test: Callable[[TabledStore, "Door"], Coroutine[Any, Any, None]]) -> None:
+        """Run one scenario over a fresh store, and close it."""
+
+        async def scenario() -> None:
+            store = await self.open()
+            try:
+                await test(store, self)
+            finally:
+                await store.close()
+
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(scenario())
+
+
+class MemoryDoor(Door):
+    async def open(self) -> TabledStore:
+        return MemoryStore(history_events=self.history_events)
+
+
+class SqliteDoor(Door):
+    async def open(self) -> TabledStore:
+        return await SqliteStore.open(
+            str(self.folder / "registry.db"), history_events=self.history_events
+        )
+
+
+DOORS: dict[str, type[Door]] = {"memory": MemoryDoor, "sqlite": SqliteDoor}
+
+Scenario = Callable[[TabledStore, Door], Coroutine[Any, Any, None]]
+
+
+def scenario(test: Scenario) -> Callable[[Door], None]:
+    """Make a pytest function of a scenario: it runs once over every door."""
+
+    def run(door: Door) -> None:
+        door.run(test)
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run
+
+
+async def next_events(watch: AsyncIterator[list[Event]]) -> list[Event]:
+    """The watch's next list, whatever its loop's clock says (pytest bounds the test)."""
+    return await anext(watch)
+
+
+async def settle() -> None:
+    """Let everything run that is ready to."""
+    for _ in range(20):
+        await asyncio.sleep(0)
