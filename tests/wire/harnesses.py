@@ -1,0 +1,130 @@
+"""One harness a wire: how the contract suite starts a caller and a callee that talk to each other.
+
+A new wire adds its harness to HARNESSES. What a wire cannot do it says by a flag, and the tests
+that need it are skipped with that reason.
+"""
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from modelmesh.wire.framed import FramedLink
+from modelmesh.wire.framed_blocking import FramedServer, NumberedCall
+from modelmesh.wire.loopback import LoopbackCaller
+from modelmesh.wire.transport import Caller, Handler, StreamingKinds
+
+
+async def until(condition: Callable[[], Any], bound_s: float = 10.0) -> None:
+    """Wait for the condition; fail after the bound."""
+    end = time.monotonic() + bound_s
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        await asyncio.sleep(0.002)
+
+
+@dataclass
+class Wire:
+    """A caller, and the means to act at the other end."""
+
+    caller: Caller
+    at_callee: Callable[[Callable[[], object]], Awaitable[None]]  # run where the handler runs
+    cut: Callable[[], Awaitable[None]]  # the callee's end vanishes
+    close: Callable[[], Awaitable[None]]  # both ends, in order
+
+
+class Harness(Protocol):
+    """How to start a wire, and what it can do."""
+
+    name: str
+    streams: bool  # streaming kinds
+    together: bool  # calls started in one turn arrive in one list, always
+    cuts: bool  # the link can break
+    says_unwritten: bool  # a call that never left is told from one that did
+
+    async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
+        """A connected pair; calls made on it reach `handler`."""
+
+
+async def here(act: Callable[[], object]) -> None:
+    """The callee runs on the test's own loop."""
+    act()
+
+
+class Loopback:
+    name = "loopback"
+    streams = together = says_unwritten = True
+    cuts = False
+
+    async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
+        caller = LoopbackCaller(handler)
+        return Wire(caller, here, caller.close, caller.close)
+
+
+class Framed:
+    name = "framed"
+    streams = together = cuts = says_unwritten = True
+
+    async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
+        ours, theirs = socket.socketpair()
+        caller, callee = FramedLink(ours), FramedLink(theirs, handler)
+
+        async def close() -> None:
+            await caller.close()
+            await callee.close()
+
+        return Wire(caller, here, callee.close, close)
+
+
+class HostThread:
+    """A `FramedServer` in a thread, as a host runs it; acts of the test run between its reads."""
+
+    def __init__(self, sock: socket.socket, handler: Handler) -> None:
+        self.acts: queue.SimpleQueue[tuple[Callable[[], object], threading.Event]] = (
+            queue.SimpleQueue()
+        )
+        self.server = FramedServer(sock, self.handle)
+        self.handler = handler
+        self.thread = threading.Thread(target=self.server.serve, args=(self.act, 0.005))
+        self.thread.start()
+
+    def handle(self, calls: list[NumberedCall]) -> None:
+        self.handler(list(calls))
+
+    def act(self) -> None:
+        while not self.acts.empty():
+            act, done = self.acts.get()
+            act()
+            done.set()
+
+    async def at(self, act: Callable[[], object]) -> None:
+        done = threading.Event()
+        self.acts.put((act, done))
+        await until(done.is_set)
+
+    async def stop(self) -> None:
+        self.server.stop()
+        await until(lambda: not self.thread.is_alive())
+
+
+class FramedHost:
+    name = "framed-blocking"
+    together = cuts = says_unwritten = True
+    streams = False
+
+    async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
+        ours, theirs = socket.socketpair()
+        caller, host = FramedLink(ours), HostThread(theirs, handler)
+
+        async def close() -> None:
+            await caller.close()
+            await host.stop()
+
+        return Wire(caller, host.at, host.stop, close)
+
+
+HARNESSES: list[Harness] = [Loopback(), Framed(), FramedHost()]
