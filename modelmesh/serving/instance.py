@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import structlog
+
 from modelmesh.cache.copies import Copies
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.metrics import Metrics
-from modelmesh.policy.routing import LoadHere, Reject, ServeHere, route
+from modelmesh.policy.routing import Reject, ServeHere, route
 from modelmesh.registry.models import ModelChange, Models
 from modelmesh.runtime.door import Runtime
 from modelmesh.serving.failures import LoadFailures
@@ -21,6 +23,8 @@ from modelmesh.serving.served import Served
 from modelmesh.serving.status import Readiness
 from modelmesh.wire import kinds
 from modelmesh.wire.transport import Call
+
+log = structlog.get_logger("serving")
 
 _BUSY = Failure(
     Code.RESOURCE_EXHAUSTED,
@@ -82,7 +86,7 @@ class Instance:
         elif isinstance(decision, Reject):
             served.finish(decision.failure)
         else:
-            self._wait(served, background=not isinstance(decision, LoadHere))
+            self._wait(served)
 
     def _serve(self, served: Served, now: float) -> None:
         copy = self._copies.acquire(served.model_id, now)
@@ -96,7 +100,7 @@ class Instance:
             served.model_id, Call(call.kind, call.body, served, call.metadata, call.deadline)
         )
 
-    def _wait(self, served: Served, *, background: bool) -> None:
+    def _wait(self, served: Served) -> None:
         try:
             record = self._models.get(served.model_id)
         except MeshError as error:
@@ -178,7 +182,7 @@ class Instance:
                 self._loader.forget(change.model_id)
 
     def model_lost(self, model_id: str, failure: Failure) -> None:
-        self._failures.record(model_id, failure, self._clock())
+        log.warning("model lost", model=model_id, failure=failure.message)
         self._loader.lost(model_id)
 
     def model_resized(self, model_id: str, size_bytes: int) -> None:

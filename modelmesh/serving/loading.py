@@ -206,7 +206,8 @@ class Loader:
     def _abandon(self, flight: Flight) -> None:
         """The flight was dropped or the daemon closes: whoever still waits is told."""
         self._end(flight, _UNREGISTERED if flight.dropped else _CLOSING)
-        self._clear(flight.model_id, self._clock())
+        if flight.begun or not flight.dropped:
+            self._clear(flight.model_id, self._clock())
 
     def _clear(self, model_id: str, now: float) -> None:
         if self._copies.state(model_id) is State.LOADING:
@@ -226,9 +227,13 @@ class Loader:
                 waiter.failed(failure)
 
     def _drop(self, flight: Flight) -> None:
+        """End a flight early. What it holds goes back at once, so that no later decision of the
+        cache is taken for its successor's; a load that the runtime has begun ends first."""
         flight.dropped = True
         if flight.task is not None:
             flight.task.cancel()
+        if not flight.begun:
+            self._clear(flight.model_id, self._clock())
 
     # --- effects
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from modelmesh.cache.decisions import Explanation
+
 
 class State(StrEnum):
     """ModelMesh's states of a model (names are the public contract)."""
@@ -57,3 +59,14 @@ class Readiness:
     known: bool
     ready: bool
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why a model is where it is, and what its admission would do now."""
+
+    explanation: Explanation
+    state: State
+    capacity_bytes: int
+    reserved_bytes: int
+    debt_bytes: int

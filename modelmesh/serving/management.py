@@ -1,0 +1,237 @@
+"""Registering, finding, loading on purpose and explaining: what the management faces ask.
+
+Semantics are ModelMesh's (idempotent registration, load failures as status and not as errors); a
+copy's state is reported as it is, where the original says UNKNOWN. Nothing here is on the path of
+an inference request.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import islice
+from math import inf
+
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Code, Failure, MeshError, not_found
+from modelmesh.registry.models import Registration
+from modelmesh.runtime.door import LoadRequest
+from modelmesh.serving.flight import Waiter
+from modelmesh.serving.instance import Parts
+from modelmesh.serving.status import CopyStatus, Explained, ModelStatus, ModelView, State
+from modelmesh.storage.door import Storage
+
+_DIFFERENT = Failure(Code.ALREADY_EXISTS, "Model already exists with different attribute values")
+_HOUR_MS = 3_600_000
+
+
+class Management:
+    """The models of one daemon, as an operator sees them."""
+
+    def __init__(
+        self, parts: Parts, storage: Storage, instance_id: str, wall_ms: Callable[[], int]
+    ) -> None:
+        self._models = parts.models
+        self._copies = parts.copies
+        self._runtime = parts.runtime
+        self._failures = parts.failures
+        self._loader = parts.loader
+        self._clock = parts.clock
+        self._storage = storage
+        self._instance_id = instance_id
+        self._wall_ms = wall_ms
+
+    # --- registrations
+
+    async def register(
+        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+    ) -> ModelStatus:
+        """Register once; the same again is a success, other attributes are ALREADY_EXISTS."""
+        self._check(record)
+        outcome = await self._models.register(model_id, record)
+        if outcome is Registration.DIFFERENT:
+            raise MeshError(_DIFFERENT)
+        if load_now:
+            return await self.ensure_loaded(model_id, record.last_used_ms, sync)
+        if outcome is Registration.CREATED:
+            return ModelStatus(State.NOT_LOADED)
+        await self._models.touch(model_id, record.last_used_ms, slack_ms=_HOUR_MS)
+        return await self.status(model_id)
+
+    async def register_many(self, items: Sequence[tuple[str, ModelRecord]]) -> list[Failure | None]:
+        """Register each; one item's failure is no other's."""
+        results: list[Failure | None] = [self._refusal(record) for _, record in items]
+        good = [n for n, failure in enumerate(results) if failure is None]
+        outcomes = await self._models.register_many([items[n] for n in good])
+        for n, outcome in zip(good, outcomes, strict=True):
+            if outcome is Registration.DIFFERENT:
+                results[n] = _DIFFERENT
+            elif isinstance(outcome, Failure):
+                results[n] = outcome
+        return results
+
+    async def unregister(self, model_id: str) -> None:
+        """Remove the registration and the copy; no failure if there is none."""
+        await self._models.unregister(model_id)
+
+    def _check(self, record: ModelRecord) -> None:
+        self._runtime.check(record.type)
+        self._storage.check(record.path)
+
+    def _refusal(self, record: ModelRecord) -> Failure | None:
+        try:
+            self._check(record)
+        except MeshError as error:
+            return error.failure
+        return None
+
+    # --- states
+
+    async def status(self, model_id: str) -> ModelStatus:
+        """The model's state here. Asking is no use: it does not count for eviction."""
+        if model_id not in self._models:
+            return ModelStatus(State.NOT_FOUND)
+        now, state = self._clock(), self.state(model_id)
+        errors = self._failures.errors(model_id, now)
+        offset_ms = self._wall_ms() - round(now * 1000)
+        copies = [
+            CopyStatus(self._instance_id, State.LOADING_FAILED, round(at * 1000) + offset_ms)
+            for at, _ in errors
+        ]
+        messages = [message for _, message in errors]
+        copy = self._copies.get(model_id)
+        if copy is not None and state in (State.LOADED, State.LOADING):
+            since_ms = round(copy.last_used * 1000) + offset_ms
+            copies.insert(0, CopyStatus(self._instance_id, state, since_ms))
+            messages.extend(self._warnings(model_id))
+        return ModelStatus(state, tuple(messages), tuple(copies))
+
+    def state(self, model_id: str) -> State:
+        """One word for where the (registered) model stands."""
+        if self._copies.is_loaded(model_id):
+            return State.LOADED
+        if self._loader.is_coming(model_id):
+            return State.LOADING
+        if self._failures.errors(model_id, self._clock()):
+            return State.LOADING_FAILED
+        return State.NOT_LOADED
+
+    def _warnings(self, model_id: str) -> list[str]:
+        loaded = self._runtime.describe(model_id)
+        return [f"warning: {text}" for text in loaded.warnings] if loaded is not None else []
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[list[ModelView], str]:
+        """Models in the order of their ids, and the id after which the next page starts."""
+        names = list(islice(self._models.names(prefix, after), limit + 1))
+        views = [view for name in names[:limit] if (view := self.view(name)) is not None]
+        return views, names[limit - 1] if len(names) > limit else ""
+
+    def view(self, model_id: str) -> ModelView | None:
+        """One row of a listing; a record that cannot be read is a row that says so."""
+        try:
+            record = self._models.get(model_id)
+        except MeshError as error:
+            return ModelView(model_id, "", "", "", State.UNKNOWN, reason=error.failure.message)
+        if record is None:
+            return None
+        state, copy = self.state(model_id), self._copies.get(model_id)
+        described = self._runtime.describe(model_id) if state is State.LOADED else None
+        errors = self._failures.errors(model_id, self._clock())
+        reason = errors[0][1] if errors and described is None else ""
+        return ModelView(
+            model_id,
+            record.type,
+            record.path,
+            record.key,
+            state,
+            size_bytes=copy.size_bytes if copy is not None else 0,
+            last_used_ms=self._last_used_ms(model_id, record),
+            tier=described.tier if described is not None else "",
+            reason=described.reason if described is not None else reason,
+            warnings=described.warnings if described is not None else (),
+            in_use=copy.in_use if copy is not None else 0,
+        )
+
+    def _last_used_ms(self, model_id: str, record: ModelRecord) -> int:
+        copy = self._copies.get(model_id)
+        if copy is None:
+            return record.last_used_ms
+        return self._wall_ms() - round((self._clock() - copy.last_used) * 1000)
+
+    # --- loading on purpose
+
+    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+        """Load the model if need be. A failed load is the status, not an error."""
+        record = self._models.get(model_id)
+        if record is None:
+            raise not_found()
+        now = self._clock()
+        if self._copies.is_loaded(model_id):
+            self._copies.touch(model_id, now)
+        elif self._failures.blocking(model_id, now) is None:
+            failure = await self._load(model_id, record, sync)
+            if failure is not None and not self._failures.errors(model_id, self._clock()):
+                return ModelStatus(State.LOADING_FAILED, (failure.message,))
+        return await self.status(model_id)
+
+    async def load(self, model_id: str) -> None:
+        """Load now, whatever failures are remembered: an operator asks. Raises MeshError."""
+        record = self._models.get(model_id)
+        if record is None:
+            raise not_found()
+        if self._copies.is_loaded(model_id):
+            return
+        self._failures.forget(model_id)
+        failure = await self._load(model_id, record, sync=True)
+        if failure is not None:
+            raise MeshError(failure)
+
+    async def unload(self, model_id: str) -> bool:
+        """Unload the copy here after its last call; whether there was one."""
+        if model_id not in self._models:
+            raise not_found()
+        return await self._loader.unload(model_id)
+
+    async def _load(self, model_id: str, record: ModelRecord, sync: bool) -> Failure | None:
+        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+
+        def settle(failure: Failure | None = None) -> None:
+            if not done.done():
+                done.set_result(failure)
+
+        waiter = Waiter(settle, settle)
+        self._loader.wait(model_id, record, waiter, inf, background=not sync)
+        if not sync:
+            return done.result() if done.done() else None
+        try:
+            return await done
+        finally:
+            self._loader.leave(model_id, waiter)
+
+    # --- why
+
+    async def explain(self, model_id: str) -> Explained:
+        """What a request for the model would meet now, and what would be evicted for it."""
+        record = self._models.get(model_id)
+        if record is None:
+            raise not_found()
+        now = self._clock()
+        size_bytes = await self._size(model_id, record)
+        ledger = self._copies.ledger
+        return Explained(
+            self._copies.explain(model_id, size_bytes, now, model_type=record.type),
+            self.state(model_id),
+            ledger.capacity_bytes,
+            ledger.reserved_bytes,
+            ledger.debt_bytes,
+        )
+
+    async def _size(self, model_id: str, record: ModelRecord) -> int:
+        """The estimate that an admission would start from (1 byte if its files are not there)."""
+        copy = self._copies.get(model_id)
+        if copy is not None:
+            return copy.size_bytes
+        try:
+            local = await self._storage.fetch(model_id, record.path, record.key)
+        except MeshError:
+            return 1
+        request = LoadRequest(model_id, record.type, local.path, record.key, local.size_bytes)
+        return self._runtime.predict_size(request)
