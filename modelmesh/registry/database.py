@@ -49,12 +49,12 @@ def _refused(path: Path, why: str, code: Code = Code.FAILED_PRECONDITION) -> Mes
 
 
 class Database:
-    """One open file. `keyspace` is what it held when it was opened."""
+    """One open file."""
 
     def __init__(self, path: Path, lock: int, connection: sqlite3.Connection) -> None:
         self._path = path
         self._lock = lock
-        self._connection = connection
+        self.connection = connection
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -76,12 +76,12 @@ class Database:
         try:
             entries = {
                 bytes(key).decode(): Entry(value, created, _shared(created, modified), lease)
-                for key, value, created, modified, lease in self._connection.execute(
+                for key, value, created, modified, lease in self.connection.execute(
                     "SELECT key, value, created, modified, lease FROM entries ORDER BY key"
                 )
             }
-            leases = dict(self._connection.execute("SELECT id, ttl_s FROM leases"))
-            ((revision, last_lease),) = self._connection.execute("SELECT * FROM position")
+            leases = dict(self.connection.execute("SELECT id, ttl_s FROM leases"))
+            ((revision, last_lease),) = self.connection.execute("SELECT * FROM position")
         except (sqlite3.Error, ValueError) as error:
             raise _unreadable(self._path, error) from error
         return Keyspace(entries, revision, leases, last_lease, history_events)
@@ -89,13 +89,13 @@ class Database:
     def write(self, draft: Draft) -> None:
         """Make the draft durable, all or nothing. UNAVAILABLE if the disk does not take it."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self.connection.execute("BEGIN IMMEDIATE")
             self._write(draft)
-            self._connection.execute("COMMIT")
+            self.connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._connection.in_transaction:
+            if self.connection.in_transaction:
                 with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
+                    self.connection.execute("ROLLBACK")
             raise MeshError(
                 Failure(
                     Code.UNAVAILABLE,
@@ -108,12 +108,12 @@ class Database:
     def close(self) -> None:
         """Fold the log into the file and let others in."""
         try:
-            self._connection.close()
+            self.connection.close()
         finally:
             os.close(self._lock)
 
     def _write(self, draft: Draft) -> None:
-        execute, many = self._connection.execute, self._connection.executemany
+        execute, many = self.connection.execute, self.connection.executemany
         moved = execute(
             "UPDATE position SET revision = ?, last_lease = ? WHERE revision = ?",
             (draft.revision, draft.last_lease, draft.first_revision),
