@@ -11,6 +11,7 @@ Never used in the daemon: `flush` waits for the peer to read.
 import select
 import socket
 from collections.abc import Callable
+from math import ceil
 from typing import Final
 
 from modelmesh.errors import Code, Failure
@@ -70,15 +71,21 @@ class FramedServer:
         self._stopped = False
         self._ended = False
 
-    def serve(self, idle: Callable[[], None] = lambda: None, idle_s: float | None = None) -> None:
+    def serve(
+        self,
+        idle: Callable[[], None] = lambda: None,
+        idle_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
         """Serve until the daemon ends the link, or `stop`.
 
-        `idle` is called each time that nothing has come for `idle_s` seconds.
+        `idle` is called each time that nothing has come for `idle_s()` seconds, which is asked
+        anew before each wait; None waits for ever.
         """
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         while not self._stopped:
-            if idle_s is not None and not poll.poll(idle_s * 1000):
+            wait_s = idle_s()
+            if wait_s is not None and not poll.poll(ceil(max(0.0, wait_s) * 1000)):
                 idle()
                 self.flush()
                 continue
