@@ -1,0 +1,69 @@
+"""One daemon's serving room on doors in memory, with a clock that the test moves."""
+
+import asyncio
+from collections.abc import Callable
+
+from modelmesh.cache.copies import Copies
+from modelmesh.domain.records import ModelRecord
+from modelmesh.observe.metrics import Metrics
+from modelmesh.registry.memory import MemoryStore
+from modelmesh.registry.models import Models
+from modelmesh.serving.failures import LoadFailures
+from modelmesh.serving.instance import Instance, Parts
+from modelmesh.serving.loading import Loader, LoadLimits
+from modelmesh.serving.management import Management
+from modelmesh.wire.awaiting import FutureReply
+from modelmesh.wire.kinds import V1_PREDICT
+from modelmesh.wire.transport import NO_DEADLINE, Call
+from tests.serving.doors import MemoryRuntime, MemoryStorage
+
+
+class One:
+    """A daemon without ports."""
+
+    def __init__(
+        self, capacity_bytes: int = 1000, *, waiting_bytes: int = 1000, most_flights: int = 100
+    ) -> None:
+        self.now = 0.0  # added to the loop's clock
+        self.runtime = MemoryRuntime()
+        self.storage = MemoryStorage()
+        self.store = MemoryStore()
+        self.metrics = Metrics()
+        models, copies = Models(self.store), Copies(capacity_bytes)
+        self.copies = copies
+        failures = LoadFailures(max_attempts=3, expiry_s=900)
+        limits = LoadLimits(most_flights, waiting_bytes, space_wait_s=5)
+        loader = Loader(
+            copies, self.runtime, self.storage, failures, self.metrics, limits, self.clock
+        )
+        parts = Parts(models, copies, self.runtime, failures, loader, self.metrics, self.clock)
+        self.instance = Instance(parts, max_concurrent_calls=1000)
+        self.management = Management(parts, self.storage, "one", lambda: 1_000_000)
+        self.runtime.listener = self.instance
+
+    def clock(self) -> float:
+        return asyncio.get_running_loop().time() + self.now
+
+    async def register(self, *model_ids: str) -> None:
+        for model_id in model_ids:
+            record = ModelRecord("dummy", f"/models/{model_id}")
+            await self.management.register(model_id, record, load_now=False, sync=False)
+
+    def ask(self, model_id: str, body: bytes = b"x", deadline: float = NO_DEADLINE) -> FutureReply:
+        reply = FutureReply()
+        self.instance.infer(model_id, Call(V1_PREDICT, body, reply, (), deadline))
+        return reply
+
+    async def answer(self, model_id: str) -> bytes:
+        """Ask once and wait for the answer; raises MeshError."""
+        messages = await asyncio.wait_for(self.ask(model_id).future, 5)
+        return bytes(messages[0])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turn the loop until this holds (bounded by turns, not by time)."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("never came true")
