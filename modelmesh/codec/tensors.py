@@ -310,7 +310,7 @@ def _split(name: str, raw: Raw) -> list[bytes]:
     while at < end:
         start = at + 4
         at = start + int.from_bytes(view[at:start], "little")
-        if max(start, at) > end:
+        if at > end:
             raise invalid(f"tensor {name!r} of BYTES: its raw contents are cut off")
         values.append(view[start:at])
     return values
