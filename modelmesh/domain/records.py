@@ -48,8 +48,8 @@ class ModelRecord:
         if not isinstance(fields, dict):
             raise ValueError("a model record is a JSON object")
         known = {
-            attribute: fields.pop(name)
+            attribute: value
             for name, attribute in _MODEL_FIELDS.items()
-            if fields.get(name) is not None
+            if (value := fields.pop(name, None)) is not None
         }
         return cls(**{"type": "NLCLASSIFIER", **known}, unknown=fields)

@@ -1,0 +1,48 @@
+"""Records keep ModelMesh's field names and what they do not know."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmesh.domain.records import ModelRecord
+
+
+def test_the_field_names_are_modelmeshs() -> None:
+    record = ModelRecord("rt:sklearn", "/models/a", '{"bucket":"b"}', 2, True, 123)
+    assert json.loads(record.to_json()) == {
+        "type": "rt:sklearn",
+        "mPath": "/models/a",
+        "encKey": '{"bucket":"b"}',
+        "refs": 2,
+        "autoDel": True,
+        "lu": 123,
+    }
+
+
+def test_defaults_are_left_out() -> None:
+    assert ModelRecord("dummy").to_json() == b'{"type":"dummy"}'
+
+
+def test_a_record_of_modelmesh_reads_back_with_what_we_do_not_know() -> None:
+    value = b'{"type":"t","mPath":null,"instanceIds":{"i":5},"actionable":true}'
+    record = ModelRecord.from_json(value)
+    assert (record.path, record.unknown) == ("", {"instanceIds": {"i": 5}, "actionable": True})
+    assert json.loads(record.to_json()) == {
+        "type": "t",
+        "instanceIds": {"i": 5},
+        "actionable": True,
+    }
+
+
+@given(st.text(min_size=1), st.text(), st.text(), st.integers(0, 5), st.integers(0, 2**53))
+def test_round_trip(kind: str, path: str, key: str, refs: int, used: int) -> None:
+    record = ModelRecord(kind, path, key, refs, last_used_ms=used)
+    assert ModelRecord.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("value", [b"[]", b"1", b"{", b"", b'"x"'])
+def test_what_is_no_record_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"JSON|Expecting"):
+        ModelRecord.from_json(value)
