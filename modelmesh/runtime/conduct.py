@@ -1,0 +1,77 @@
+"""What models have done to their hosts: whom policy keeps apart, and who is in quarantine.
+
+A model that once took or stalled a shared host starts in a process host from then on; one that
+takes hosts down again and again is not loaded at all for a while. The record belongs to the model
+as registered: another path, key or type under the same id starts clean. Bounded, in memory only:
+the fleet's memory of failed loads is in the registry.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from cachetools import LRUCache
+
+from modelmesh.errors import Code, Failure, Fault, Reason
+from modelmesh.runtime.door import LoadRequest
+
+MOST_MODELS: Final = 10_000
+
+
+@dataclass(slots=True)
+class _Record:
+    request: LoadRequest
+    offence: str = ""
+    losses: deque[float] = field(default_factory=deque)
+
+
+class Conduct:
+    """Offences by model. Times are monotonic seconds."""
+
+    def __init__(self, quarantine_losses: int, expiry_s: float) -> None:
+        self._most = quarantine_losses
+        self._expiry_s = expiry_s
+        self._records: LRUCache[str, _Record] = LRUCache(MOST_MODELS)
+
+    def stalled(self, request: LoadRequest, offence: str) -> None:
+        """The model kept a shared host from others."""
+        self._record(request).offence = offence
+
+    def lost_host(self, request: LoadRequest, offence: str, now: float) -> None:
+        """The model cost a host."""
+        record = self._record(request)
+        record.offence = offence
+        record.losses.append(now)
+        while len(record.losses) > self._most:
+            record.losses.popleft()
+
+    def offence(self, request: LoadRequest) -> str:
+        """What the model last did, or ""."""
+        record = self._known(request)
+        return record.offence if record else ""
+
+    def quarantine(self, request: LoadRequest, now: float) -> Failure | None:
+        """Why the model is not loaded now, if it is not."""
+        record = self._known(request)
+        if record is None or len(record.losses) < self._most:
+            return None
+        over_s = record.losses[0] + self._expiry_s - now
+        if over_s <= 0:
+            return None
+        return Failure(
+            Code.FAILED_PRECONDITION,
+            f"quarantined for {over_s:.0f} s more: {self._most} hosts lost within"
+            f" {self._expiry_s:g} s; the last time it {record.offence}",
+            Fault.MODEL,
+            Reason.QUARANTINED,
+        )
+
+    def _known(self, request: LoadRequest) -> _Record | None:
+        record = self._records.get(request.model_id)
+        return record if record is not None and record.request == request else None
+
+    def _record(self, request: LoadRequest) -> _Record:
+        record = self._known(request)
+        if record is None:
+            record = self._records[request.model_id] = _Record(request)
+        return record
