@@ -7,6 +7,7 @@ that need it are skipped with that reason.
 import asyncio
 import queue
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -15,8 +16,12 @@ from typing import Any, Protocol
 
 from modelmesh.wire.framed import FramedLink
 from modelmesh.wire.framed_blocking import FramedServer, NumberedCall
+from modelmesh.wire.grpcio import GrpcServer
+from modelmesh.wire.grpcio_caller import GrpcCaller
+from modelmesh.wire.http1 import Http1Server
+from modelmesh.wire.http1_caller import Http1Caller
 from modelmesh.wire.loopback import LoopbackCaller
-from modelmesh.wire.transport import Caller, Handler, StreamingKinds
+from modelmesh.wire.transport import Call, Caller, Handler, StreamingKinds
 
 
 async def until(condition: Callable[[], Any], bound_s: float = 10.0) -> None:
@@ -127,4 +132,80 @@ class FramedHost:
         return Wire(caller, host.at, host.stop, close)
 
 
-HARNESSES: list[Harness] = [Loopback(), Framed(), FramedHost()]
+class Posting:
+    """HTTP's kinds are "METHOD /path": this caller posts to the path that a kind is."""
+
+    def __init__(self, caller: Http1Caller) -> None:
+        self.caller = caller
+
+    def start(self, call: Call) -> None:
+        call.kind = f"POST {call.kind}"
+        self.caller.start(call)
+
+    async def close(self) -> None:
+        await self.caller.close()
+
+
+class Http1:
+    name = "http1"
+    cuts = says_unwritten = True
+    streams = False
+    together = False  # calls of one turn leave over several connections, some of them new
+
+    async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
+        def handle(calls: list[Call]) -> None:
+            for call in calls:
+                call.kind = call.kind.removeprefix("POST ")
+            handler(calls)
+
+        server = Http1Server(handle)
+        await server.start("127.0.0.1")
+        caller = Posting(Http1Caller("127.0.0.1", server.port))
+
+        async def cut() -> None:
+            await server.drain(0)
+
+        async def close() -> None:
+            await caller.close()
+            await server.drain(1)
+
+        return Wire(caller, here, cut, close)
+
+
+class Grpc:
+    """grpc.aio at both ends, over TCP or a unix socket."""
+
+    streams = cuts = says_unwritten = True
+    together = False
+
+    def __init__(self, unix: bool) -> None:
+        self.name = "grpcio-unix" if unix else "grpcio-tcp"
+        self.unix = unix
+
+    async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
+        server = GrpcServer(handler, streaming)
+        folder = tempfile.TemporaryDirectory(prefix="wire") if self.unix else None
+        path = f"{folder.name}/s" if folder else ""
+        await server.start(path=path)
+        caller = GrpcCaller(f"unix:{path}" if path else f"127.0.0.1:{server.port}", streaming)
+
+        async def cut() -> None:
+            await server.drain(0)
+
+        async def close() -> None:
+            await caller.close()
+            await server.drain(0)
+            if folder:
+                folder.cleanup()
+
+        return Wire(caller, here, cut, close)
+
+
+HARNESSES: list[Harness] = [
+    Loopback(),
+    Framed(),
+    FramedHost(),
+    Http1(),
+    Grpc(unix=False),
+    Grpc(unix=True),
+]
