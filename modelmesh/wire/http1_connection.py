@@ -180,6 +180,8 @@ class Connection(asyncio.Protocol):
         self._silent_bytes = 0
         self._deaf = not exchange.keep
         port = self.port
+        if len(self._queue) >= port.limits.pipelined:
+            self._throttle()
         if port.calls > port.limits.calls:
             exchange.finish(_BUSY)
             return
@@ -252,8 +254,6 @@ class Connection(asyncio.Protocol):
     def _open(self, exchange: Exchange) -> None:
         self._queue.append(exchange)
         self.port.calls += 1
-        if len(self._queue) >= self.port.limits.pipelined:
-            self._throttle()
 
     def _next(self) -> None:
         """An answer is complete: what the next ones have said already follows."""
@@ -298,7 +298,8 @@ class Connection(asyncio.Protocol):
 
     def _throttle(self) -> None:
         """Read only while the caller reads, and only so many requests ahead."""
-        rest = self.stalled or len(self._queue) >= self.port.limits.pipelined
+        calls = len(self._queue) - (self._reading is not None)
+        rest = self.stalled or calls >= self.port.limits.pipelined
         if rest == self._resting or self._transport.is_closing():
             return
         self._resting = rest
