@@ -13,6 +13,7 @@ Must never be called from the loop, and never hold a second copy of the values.
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -74,12 +75,7 @@ class Database:
     def load(self, history_events: int = HISTORY_EVENTS) -> Keyspace:
         """Everything that the file holds."""
         try:
-            entries = {
-                bytes(key).decode(): Entry(value, created, _shared(created, modified), lease)
-                for key, value, created, modified, lease in self.connection.execute(
-                    "SELECT key, value, created, modified, lease FROM entries ORDER BY key"
-                )
-            }
+            entries = dict(_entries(self.connection))
             leases = dict(self.connection.execute("SELECT id, ttl_s FROM leases"))
             ((revision, last_lease),) = self.connection.execute("SELECT * FROM position")
         except (sqlite3.Error, ValueError) as error:
@@ -152,7 +148,7 @@ def _lock(file: Path) -> int:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """A connection to a file that is ours and whole."""
+    """A connection to a file that is ours, new or old."""
     connection = None
     try:
         _check_header(file)
@@ -187,7 +183,7 @@ def _check_header(file: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Set up the connection, make a new file ours, and make sure that an old one is whole."""
+    """Set up the connection, make a new file ours, and leave an old one as it is."""
     _set(connection, "locking_mode = EXCLUSIVE")  # nobody else reads it: no shared memory file
     ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
     if not tables:  # before the log exists, so that the header names us from the first moment
@@ -195,9 +191,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
     _set(connection, "journal_mode = WAL")
     _set(connection, "synchronous = FULL")
     _set(connection, f"cache_size = -{CACHE_KIB}")
-    ((verdict,), *_) = connection.execute("PRAGMA quick_check(1)")
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
 
 
 def _set(connection: sqlite3.Connection, pragma: str) -> None:
@@ -212,6 +205,14 @@ def _unreadable(file: Path, error: Exception) -> MeshError:
     return _refused(file, f"cannot be opened: {error}")
 
 
-def _shared(created: int, modified: int) -> int:
-    """The same int object for both revisions, where they are equal."""
-    return created if created == modified else modified
+def _entries(connection: sqlite3.Connection) -> Iterator[tuple[str, Entry]]:
+    """All rows, in the order of the file's tree: a key out of order is a damaged tree."""
+    before = b""
+    for key, value, created, modified, lease in connection.execute(
+        "SELECT key, value, created, modified, lease FROM entries ORDER BY key"
+    ):
+        if before and key <= before:
+            raise ValueError("keys are not in order")
+        before = key
+        both = created if created == modified else modified  # one int object where they agree
+        yield key.decode(), Entry(value, created, both, lease)

@@ -174,7 +174,7 @@ class Keyspace:
         if surplus < max(1, self._history_events // 4):
             return
         self._compacted = history[surplus - 1].revision
-        del history[: bisect_right(history, self._compacted, key=_revision_of)]
+        del history[:surplus]
 
 
 class Draft:

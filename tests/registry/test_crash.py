@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import random
 import signal
 import subprocess
@@ -21,41 +20,51 @@ REGISTRATIONS = 2000
 
 # Registrations start a random number of turns late, so that they fall into many transactions.
 CHILD = f"""
-import asyncio, os, random, sys
+import asyncio, os, random, signal, sys
 from modelmesh.domain.records import ModelRecord
 from modelmesh.registry.models import Models
 from modelmesh.registry.sqlite import SqliteStore
 
-async def main(path, seed):
+async def main(path, seed, die_after):
     turns = random.Random(seed)
     store = await SqliteStore.open(path)
     models = Models(store)
 
+    acknowledged = 0
+
     async def register(number, late):
+        nonlocal acknowledged
         for _ in range(late):
             await asyncio.sleep(0)
         name = f"model-{{number}}"
         await models.register(name, ModelRecord("dummy", path=name * 3, key=name))
         os.write(1, b"ack " + name.encode() + b"\\n")
+        acknowledged += 1
+        if acknowledged == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     works = (register(number, turns.randrange(400)) for number in range({REGISTRATIONS}))
     await asyncio.gather(*works)
     await asyncio.sleep(60)
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
 """
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("killer", ["parent", "itself"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, seed: int, killer: str) -> None:
+    """By the parent at any instant, or by the child itself in the instant of an acknowledgement."""
     path = str(tmp_path / "registry.db")
     kill_after = random.Random(seed).randrange(REGISTRATIONS * 3 // 4)
-    command = [sys.executable, "-c", CHILD, path, str(seed)]
+    die_after = kill_after + 1 if killer == "itself" else 0
+    command = [sys.executable, "-c", CHILD, path, str(seed), str(die_after)]
     # The pipe holds some 250 lines: a child cannot finish unread, however slow this process is.
     with subprocess.Popen(command, stdout=subprocess.PIPE, pipesize=4096) as child:
         assert child.stdout is not None
         acknowledged = [*itertools.islice(_acknowledged(child.stdout), kill_after)]
-        os.kill(child.pid, signal.SIGKILL)
+        if killer == "parent":
+            child.kill()
         acknowledged += _acknowledged(child.stdout)
         assert child.wait() == -signal.SIGKILL
     print(f"seed {seed}: killed after {kill_after}, {len(acknowledged)} acknowledged")

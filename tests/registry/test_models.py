@@ -104,6 +104,7 @@ async def test_touch_only_moves_forward_and_beyond_the_slack(
     assert await models.touch("iris", 5)
     assert await models.touch("iris", 15, slack_ms=10)
     assert table_revision(store) == revision
+    assert models.get("iris") == IRIS
     assert await models.touch("iris", 16, slack_ms=10)
     assert (models.get("iris") or IRIS).last_used_ms == 16
     assert not await models.touch("absent", 1)

@@ -174,7 +174,17 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     assert "newer" in str(refusal(path))
 
 
-def test_a_damaged_page_is_found_at_open(tmp_path: Path) -> None:
+def overwrite_pages(content: bytes) -> bytes:
+    return content[:8192] + os.urandom(8192) + content[16384:]
+
+
+def move_a_key(content: bytes) -> bytes:
+    assert content.count(b"k250") == 1
+    return content.replace(b"k250", b"z250")
+
+
+@pytest.mark.parametrize("damage", [overwrite_pages, move_a_key])
+def test_a_damaged_file_is_found_at_open(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "registry.db"
 
     async def fill() -> None:
@@ -184,9 +194,7 @@ def test_a_damaged_page_is_found_at_open(tmp_path: Path) -> None:
             )
 
     run(fill())
-    with path.open("r+b") as file:
-        file.seek(8192)
-        file.write(os.urandom(8192))
+    path.write_bytes(damage(path.read_bytes()))
     error = refusal(path)
     assert error.failure.code is Code.DATA_LOSS
     assert "damaged" in str(error)
@@ -211,7 +219,10 @@ def test_a_file_moved_under_it_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(MeshError) as caught:
         database.write(second)
     assert "revision" in str(caught.value)
-    assert database.load().get("a") == Entry(b"1", 1, 1)
+    third = Draft(database.load())
+    assert third.get("a") == Entry(b"1", 1, 1)
+    third.commit([], [Put("a", b"3")])
+    database.write(third)
     database.close()
 
 
@@ -318,9 +329,9 @@ def test_a_stalled_disk_is_given_up_and_taken_back(tmp_path: Path) -> None:
         waiting = slow.put("waiting")
         await settle()
         loop.advance(6)
-        for each in (late, waiting, slow.put("refused")):
+        for commit in (lambda: late, lambda: waiting, lambda: slow.put("refused")):
             with pytest.raises(MeshError) as caught:
-                await each
+                await commit()
             assert caught.value.failure.code is Code.UNAVAILABLE
             assert caught.value.failure.fault is Fault.STORE
         watch = slow.store.watch("", 0)
