@@ -48,11 +48,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class TierFacts:
-    """What is known of a model before it is loaded. `offence`: what it did to a host, or ""."""
+    """What is known of a model before it is loaded.
+
+    `offence`: what it did to a host, or "". `always_quick`: its runtime says so of all its models.
+    """
 
     file_bytes: int
     measured: Measured | None = None
     offence: str = ""
+    always_quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ def choose_tier(facts: TierFacts, limits: TierLimits) -> TierDecision:
         return TierDecision(Tier.PROCESS, facts.offence)
     if limits.wish is Tier.SHARED:
         return TierDecision(Tier.SHARED, "the operator chose shared")
+    if facts.always_quick:
+        return TierDecision(Tier.SHARED, "its runtime is always quick")
     if facts.measured is not None and facts.measured.predicts >= limits.trial_predicts:
         flaw = _flaw(facts.measured, limits)
         return TierDecision(Tier.PROCESS, flaw) if flaw else _PROVEN

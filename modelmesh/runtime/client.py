@@ -47,6 +47,7 @@ async def load(
     caller: Caller,
     request: LoadRequest,
     deadline: float = NO_DEADLINE,
+    metadata: Metadata = NO_METADATA,
     tainted: Callable[[str], None] = lambda left: None,
 ) -> Loaded:
     """Load a model.
@@ -60,22 +61,27 @@ async def load(
         modelPath=request.path,
         modelKey=request.key,
     )
-    body, metadata = await _call(caller, kinds.LOAD_MODEL, message, deadline, tainted)
+    body, beside = await _call(caller, kinds.LOAD_MODEL, message, deadline, metadata, tainted)
     answer = _parsed(pb.LoadModelResponse(), body)
-    values = {key: text(value) for key, value in metadata}
+    values = {key: text(value) for key, value in beside}
     return Loaded(
         answer.sizeInBytes,
         answer.maxConcurrency,
         _seconds(values.get(LOAD_MS)),
-        tuple(text(value) for key, value in metadata if key == WARNING),
+        tuple(text(value) for key, value in beside if key == WARNING),
     )
 
 
-async def unload(caller: Caller, model_id: str, deadline: float = NO_DEADLINE) -> None:
+async def unload(
+    caller: Caller,
+    model_id: str,
+    deadline: float = NO_DEADLINE,
+    metadata: Metadata = NO_METADATA,
+) -> None:
     """Unload a model; one that is not there is unloaded."""
     message = pb.UnloadModelRequest(modelId=model_id)
     try:
-        await _call(caller, kinds.UNLOAD_MODEL, message, deadline)
+        await _call(caller, kinds.UNLOAD_MODEL, message, deadline, metadata)
     except MeshError as error:
         if error.failure.code is not Code.NOT_FOUND:
             raise
@@ -131,11 +137,12 @@ async def _call(
     kind: str,
     message: Message,
     deadline: float,
+    metadata: Metadata = NO_METADATA,
     tainted: Callable[[str], None] = lambda left: None,
 ) -> tuple[Body, Metadata]:
     """One unary call, with the answer's metadata; leaves when cancelled or too late."""
     reply = _Reply(tainted)
-    caller.start(Call(kind, message.SerializeToString(), reply, deadline=deadline))
+    caller.start(Call(kind, message.SerializeToString(), reply, metadata, deadline))
     limit = None if deadline == NO_DEADLINE else deadline - monotonic()
     try:
         messages = await asyncio.wait_for(reply.future, limit)

@@ -1,0 +1,274 @@
+"""One host process, as the daemon sees it: a link, a journal page, captured output, and its end.
+
+A host is dead when its process is. A link that ends earlier means that model code has closed it;
+then the process is killed first, since only a dead process can begin nothing more: what the
+journal says after that is final. A process that ends before its link (a copy of it may hold the
+other end) is drained first: what it has answered is answered.
+"""
+
+import asyncio
+import fcntl
+import mmap
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from resource import RLIMIT_DATA, prlimit
+from time import monotonic
+from typing import Final
+
+from modelmesh.errors import Failure
+from modelmesh.pb.model_runtime_pb2 import UnloadModelRequest
+from modelmesh.policy.tiering import Tier
+from modelmesh.runtime.blame import Doom
+from modelmesh.runtime.output import Output
+from modelmesh.runtime.zygote import HostProcess, ZygoteClient, how_it_ended, no_host
+from modelmesh.wire import journal, kinds
+from modelmesh.wire.framed import FramedLink
+from modelmesh.wire.journal import JournalEntry
+from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, text
+
+MOST_LEFT: Final = 4096  # calls that were cancelled while they may have been running
+END_S: Final = 5.0  # a killed process is gone long before
+STATUS_S: Final = 0.25  # how long a dead host's keeper may take to say how it died
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A call that a host had, by what matters after its end."""
+
+    kind: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What a dead host leaves: what it was running, and every call that it had not answered."""
+
+    running: JournalEntry
+    unanswered: dict[int, Call]
+
+
+class HostLink(FramedLink):
+    """Remembers calls whose callers left: one of them may be what a host hangs on."""
+
+    left: dict[int, Ran]
+
+    @property
+    def sent_count(self) -> int:
+        """How many calls the host has had since its birth."""
+        return self._last_id
+
+    @property
+    def unanswered_count(self) -> int:
+        """How much the host has to do."""
+        return len(self._waiting)
+
+    def withdraw(self, call_id: int) -> Call | None:
+        call = super().withdraw(call_id)
+        if call is not None:
+            self.left[call_id] = ran(call)
+            if len(self.left) > MOST_LEFT:
+                del self.left[next(iter(self.left))]
+        return call
+
+
+class Host:
+    """A living host. `on_end` is called once, synchronously, when it is dead and drained."""
+
+    def __init__(
+        self,
+        number: int,
+        process: HostProcess,
+        sock: socket.socket,
+        page: mmap.mmap,
+        output: Output,
+        on_end: "Callable[[Host, Remains], None]",
+    ) -> None:
+        self.number = number
+        self.tier = Tier.SHARED
+        self.sole = ""  # the only model whose entries may run here ("" = any)
+        self.models: dict[str, int] = {}  # bytes by model
+        self.doom: Doom | None = None
+        self.limit_s = 0.0
+        self.leaving = False  # gets no more calls, and is retired when it has none left
+        self.retired = False
+        self.dead = False
+        self.pid = process.pid
+        self.born = monotonic()
+        self._process = process
+        self._mapped = page
+        self._page = memoryview(page)
+        self._output = output
+        self._on_end = on_end
+        self._unanswered: dict[int, Call] = {}
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.link = HostLink(sock, on_lost=self._link_lost)
+        self.link.left = {}
+        self._loop.add_reader(process.pidfd, self._died)
+
+    # --- what runs
+
+    @property
+    def usable(self) -> bool:
+        """Whether calls may be sent to it."""
+        return not self.link.closed
+
+    def running(self) -> JournalEntry:
+        """What the host says it runs now."""
+        return journal.read(self._page)
+
+    def what(self, entry: JournalEntry) -> Ran | None:
+        """What an entry is about; None if none of its calls is known."""
+        calls = self._unanswered or self.link.unanswered()
+        for call_id in entry.call_ids:
+            if call_id in calls:
+                return ran(calls[call_id])
+            if call_id in self.link.left:
+                return self.link.left[call_id]
+        return None
+
+    def shut(self) -> JournalEntry:
+        """Nothing that was sent so far begins any more, but for the entry returned."""
+        highest = max((*self.link.unanswered(), *self.link.left), default=0)
+        return journal.shut(self._page, highest)
+
+    def reopen(self) -> None:
+        """Undo `shut`, before anything was sent elsewhere."""
+        journal.reopen(self._page)
+
+    def limit_data(self, limit_bytes: int) -> None:
+        """Bound what the host may allocate beyond what it has now."""
+        with suppress(OSError, ValueError), open(f"/proc/{self.pid}/statm") as file:
+            have = int(file.read().split()[5]) * mmap.PAGESIZE
+            hard = prlimit(self.pid, RLIMIT_DATA)[1]
+            limit = have + limit_bytes if hard < 0 else min(have + limit_bytes, hard)
+            prlimit(self.pid, RLIMIT_DATA, (limit, limit))
+
+    def discard(self, model_id: str) -> None:
+        """Unload a model that nobody will ask for here, whenever the host comes to it."""
+        body = UnloadModelRequest(modelId=model_id).SerializeToString()
+        self.link.start(Call(kinds.UNLOAD_MODEL, body, Nobody(), named(model_id)))
+
+    # --- its end
+
+    def condemn(self, doom: Doom, limit_s: float = 0.0) -> None:
+        """End it for what it is doing."""
+        if self.doom is None:
+            self.doom, self.limit_s = doom, limit_s
+            self._process.kill()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+
+    async def retire(self) -> None:
+        """Let it go: hang up, so that an idle host exits; one that is busy is killed."""
+        self.retired = True
+        if self.running().call_ids:
+            self._process.kill()
+        await self.link.close()
+
+    async def end(self, grace_s: float) -> None:
+        """Retire it and wait until it is dead, by force after the grace."""
+        await self.retire()
+        await asyncio.wait([self.ended], timeout=grace_s)
+        if not self.dead:
+            self._process.kill()
+            await asyncio.wait([self.ended], timeout=END_S)
+
+    async def how_it_ended(self) -> str:
+        """In words, once it has; bounded."""
+        await asyncio.wait([self._process.status], timeout=STATUS_S)
+        status = self._process.status
+        return how_it_ended(status.result() if status.done() else None)
+
+    def _link_lost(self, link: FramedLink) -> None:
+        self._unanswered = link.unanswered()
+        self._process.kill()
+
+    def _died(self) -> None:
+        self._loop.remove_reader(self._process.pidfd)
+        if not self.link.closed:
+            self.link.lose()
+        self.dead = True
+        self.ended.set_result(None)
+        remains = Remains(self.running(), self._unanswered)
+        self._on_end(self, remains)
+        self._process.close()
+        self._output.close()
+        self._page.release()
+        self._mapped.close()
+
+
+async def spawn(
+    zygote: ZygoteClient,
+    number: int,
+    data_limit_bytes: int,
+    on_end: Callable[[Host, Remains], None],
+) -> Host:
+    """A new host. UNAVAILABLE where there is none to be had."""
+    ours, theirs = socket.socketpair()
+    page_fd = _sealed_page(number)
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = await zygote.spawn(
+            number, (theirs.fileno(), page_fd, write_fd), data_limit_bytes, {"weigh": "allocator"}
+        )
+        page = mmap.mmap(page_fd, journal.SIZE_BYTES)
+        return Host(number, process, ours, page, Output(read_fd, number), on_end)
+    except BaseException:
+        ours.close()
+        os.close(read_fd)
+        raise
+    finally:
+        theirs.close()
+        os.close(write_fd)
+        os.close(page_fd)
+
+
+def _sealed_page(number: int) -> int:
+    """A page that the other side cannot shrink: that would be a SIGBUS here."""
+    fd = os.memfd_create(f"mm-journal-{number}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, journal.SIZE_BYTES)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError as error:
+        os.close(fd)
+        raise no_host(f"no journal page: {error}") from None
+    return fd
+
+
+def ran(call: Call) -> Ran:
+    """What remains of a call when its body is let go."""
+    return Ran(call.kind, text(call.header(kinds.MODEL_ID)))
+
+
+def named(model_id: str) -> Metadata:
+    """Every call to a host says which model it is about."""
+    return ((kinds.MODEL_ID, model_id),)
+
+
+class Nobody:
+    """The reply to a call whose answer nobody waits for."""
+
+    gone = False
+    slow = False
+
+    def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
+        pass
+
+    def send(self, message: Body) -> None:
+        pass
+
+    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
+        pass
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        pass

@@ -1,0 +1,158 @@
+"""The hosts of one daemon: shared ones, process hosts, and one spare that is born ahead of need.
+
+A fork of a process that has scikit-learn in it takes tens of milliseconds, so it is done before it
+is waited for: the spare becomes whatever is needed next, and another is born in the background.
+The pool knows processes, not models: which models are where, and who is to blame, is for `hosts`.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from modelmesh.errors import MeshError
+from modelmesh.observe.tasks import spawn as spawn_task
+from modelmesh.observe.tasks import stop
+from modelmesh.policy.tiering import Tier
+from modelmesh.runtime import host as hosts
+from modelmesh.runtime.host import Host, Remains
+from modelmesh.runtime.zygote import RuntimeFacts, ZygoteClient
+
+log = structlog.get_logger("runtime")
+
+RETRY_S: Final = 0.5  # between attempts to replace a host where none can be had
+
+
+class HostPool:
+    """Births and lives of hosts. `on_end` is called once for each host that dies."""
+
+    def __init__(
+        self,
+        zygote: ZygoteClient,
+        shared_hosts: int,
+        data_limit_bytes: int,
+        on_end: Callable[[Host, Remains], None],
+    ) -> None:
+        self._zygote = zygote
+        self._shared_wanted = shared_hosts
+        self._data_limit_bytes = data_limit_bytes
+        self._told_end = on_end
+        self._numbers = itertools.count(1)
+        self.living: dict[int, Host] = {}
+        self._spares: list[Host] = []
+        self._shared: list[Host] = []
+        self._refilling: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    async def start(self) -> RuntimeFacts:
+        """The zygote, the shared hosts and the spare."""
+        facts = await self._zygote.start()
+        for _ in range(self._shared_wanted):
+            self._shared.append(await self._born())
+        self._refill()
+        return facts
+
+    @property
+    def shared(self) -> list[Host]:
+        """The shared hosts that take models now."""
+        return [host for host in self._shared if host.usable and not host.leaving]
+
+    async def shared_host(self) -> Host:
+        """The shared host with the least work and bytes."""
+        while not self.shared:
+            self._refill()
+            await self._take_shared()
+        return min(self.shared, key=_load_of)
+
+    async def process_host(self, data_limit_bytes: int = 0) -> Host:
+        """A host for one model, which may allocate this much (0: what any may)."""
+        host = await self._take()
+        host.tier = Tier.PROCESS
+        if data_limit_bytes:
+            host.limit_data(data_limit_bytes)
+        return host
+
+    async def another_shared(self) -> Host:
+        """One shared host more, which replaces one that is leaving."""
+        host = await self._take()
+        self._shared.append(host)
+        return host
+
+    def set_aside(self, host: Host) -> None:
+        """The host is no shared one any more; another takes its place."""
+        host.tier = Tier.PROCESS
+        self._shared.remove(host)
+        self._refill()
+
+    async def close(self, grace_s: float) -> None:
+        """End every process: first by hanging up, then by force."""
+        self._closed = True
+        await stop(self._refilling)
+        for host in list(self.living.values()):
+            await host.retire()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self.living:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            log.warning("hosts are ended by force", hosts=len(self.living))
+            for host in self.living.values():
+                host.kill()
+        await self._zygote.close()
+
+    async def _take(self) -> Host:
+        """The spare, or a new host if it is not there yet."""
+        while self._spares:
+            host = self._spares.pop()
+            if host.usable:
+                self._refill()
+                return host
+        return await self._born()
+
+    async def _take_shared(self) -> None:
+        host = await self._take()
+        if len(self.shared) < self._shared_wanted:
+            self._shared.append(host)
+        else:
+            self._spares.append(host)
+
+    async def _born(self) -> Host:
+        host = await hosts.spawn(
+            self._zygote, next(self._numbers), self._data_limit_bytes, self._ended
+        )
+        self.living[host.number] = host
+        return host
+
+    def _ended(self, host: Host, remains: Remains) -> None:
+        del self.living[host.number]
+        for group in (self._shared, self._spares):
+            if host in group:
+                group.remove(host)
+        self._changed.set()
+        self._refill()
+        self._told_end(host, remains)
+
+    def _refill(self) -> None:
+        """See to it that the shared hosts and the spare are there again soon."""
+        if not self._closed and (self._refilling is None or self._refilling.done()):
+            self._refilling = spawn_task(self._fill(), "refill hosts")
+
+    async def _fill(self) -> None:
+        while len(self.shared) < self._shared_wanted or not self._spares:
+            try:
+                if len(self.shared) < self._shared_wanted:
+                    await self._take_shared()
+                else:
+                    self._spares.append(await self._born())
+            except MeshError as error:
+                log.error("no host", why=error.failure.message)
+                await asyncio.sleep(RETRY_S)
+
+
+def _load_of(host: Host) -> tuple[int, int]:
+    """How busy a host is: calls first, then bytes."""
+    return host.link.unanswered_count, sum(host.models.values())

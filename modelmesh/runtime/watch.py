@@ -1,0 +1,92 @@
+"""Looks at what hosts are doing, a few times a second, and acts on what takes too long.
+
+The journal pages say it without a call to anybody. A shared host that one entry holds is set
+aside; an entry that runs into the operator's timeout ends its host; a host that is leaving ends
+when its last call has ended.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from modelmesh.observe.tasks import spawn, stop
+from modelmesh.policy.tiering import Tier
+from modelmesh.runtime.aftermath import Aftermath
+from modelmesh.runtime.blame import Doom
+from modelmesh.runtime.host import Host, Ran
+from modelmesh.runtime.pool import HostPool
+from modelmesh.wire import kinds
+from modelmesh.wire.journal import JournalEntry
+
+LOOK_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one entry may take, in seconds."""
+
+    set_aside_s: float
+    load_timeout_s: float
+    predict_timeout_s: float
+
+    def limit_s(self, what: Ran | None) -> float:
+        """The timeout of a load, or of anything else."""
+        loads = what is not None and what.kind == kinds.LOAD_MODEL
+        return self.load_timeout_s if loads else self.predict_timeout_s
+
+
+class Watch:
+    """The loop. `room_for` says whether a host's models fit into memory twice."""
+
+    def __init__(
+        self,
+        pool: HostPool,
+        aftermath: Aftermath,
+        patience: Patience,
+        room_for: Callable[[Host], bool],
+    ) -> None:
+        self._pool = pool
+        self._aftermath = aftermath
+        self._patience = patience
+        self._room_for = room_for
+        self._least_s = min(
+            patience.set_aside_s, patience.load_timeout_s, patience.predict_timeout_s
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = spawn(self._run(), "watch hosts", eternal=True)
+
+    async def close(self) -> None:
+        """Look no more."""
+        await stop(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = monotonic()
+            for host in list(self._pool.living.values()):
+                await self._look(host, now)
+
+    async def _look(self, host: Host, now: float) -> None:
+        if host.leaving and not host.retired and not host.link.unanswered_count:
+            await host.retire()
+            return
+        entry = host.running()
+        held_s = now - max(entry.since, host.born)
+        if entry.call_ids and held_s > self._least_s and host.usable:
+            self._act(host, entry, held_s)
+
+    def _act(self, host: Host, entry: JournalEntry, held_s: float) -> None:
+        limit_s = self._patience.limit_s(host.what(entry))
+        if held_s > limit_s:
+            host.condemn(Doom.TIMEOUT, limit_s)
+        elif host.tier is Tier.SHARED and held_s > self._patience.set_aside_s:
+            if self._room_for(host):
+                why = f"held a shared host for {held_s * 1e3:.0f} ms"
+                self._aftermath.keep_for_running(self._pool, host, entry, why)
+            else:
+                host.condemn(Doom.NO_ROOM)
