@@ -391,7 +391,8 @@ class Copies:
     def _pay_debt(self, now: float, grown: Copy | None) -> Effects:
         """Unload idle models, young ones last, until unloads under way will cover the debt.
 
-        Where the others that are idle cannot cover what `grown` has brought about, it goes itself.
+        Where the others that are idle cannot cover what `grown` has brought about, it goes itself;
+        what it does not cover is older, so nobody idle was left to pay it.
         """
         shortage = -self.ledger.free_bytes - self.ledger.unloading_bytes
         if shortage <= 0:
@@ -400,7 +401,7 @@ class Copies:
             idle_bytes = self.ledger.loaded_bytes - self.ledger.in_use_bytes
             others_bytes = idle_bytes - (0 if grown.in_use else grown.size_bytes)
             if others_bytes < shortage:
-                return (*self._retire(grown, Why.GREW), *self._pay_debt(now, None))
+                return self._retire(grown, Why.GREW)
         young = (copy for copy in self._residents.young(now) if not copy.in_use)
         idle = chain(self._residents.evictable(now), young)
         victims, _ = take((copy for copy in idle if copy is not grown), shortage)

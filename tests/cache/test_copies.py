@@ -79,6 +79,24 @@ def test_unloads_under_way_count_as_room_to_come() -> None:
     assert copies.unloaded("a", 6.0) == (Load("c", 2), Load("d", 3))
 
 
+def test_small_ones_do_not_take_the_room_that_a_large_one_waits_for() -> None:
+    copies = holding(10, a=7)
+    assert copies.admit("large", 8, 5.0).effects == evicted("a")
+    decision = copies.admit("small", 2, 5.0)
+    assert (decision.verdict, decision.effects) == (Verdict.WAIT, ()), "though 3 are free"
+    assert copies.unloaded("a", 6.0) == (Load("large", 8), Load("small", 2))
+
+
+def test_who_is_spared_for_one_may_go_for_the_next() -> None:
+    copies = Copies(12, "lru")
+    for now, (model_id, size) in enumerate({"a": 1, "b": 2, "c": 9}.items()):
+        copies.admit(model_id, size, now)
+        copies.loaded(model_id, size, 10.0, now)
+    copies.admit("d", 9, 5.0)
+    copies.admit("e", 3, 5.0)
+    assert copies.due(200.0) == evicted("c", "a", "b")
+
+
 def test_a_hundred_gigabytes_are_refused_and_nothing_is_evicted() -> None:
     copies = holding(16 << 30, a=8 << 30, b=8 << 30)
     failure = failure_of(copies, "huge", 100 << 30, 5.0, deadline=1e9)
@@ -193,6 +211,13 @@ def test_the_expected_load_time_counts_towards_the_deadline() -> None:
     assert copies.plan_admission("c", 4, 14.0, model_type="t", deadline=28.0).failure is None
 
 
+def test_a_wait_behind_is_no_reason_to_refuse_who_is_served_before() -> None:
+    copies = busy_loading()
+    copies.admit("preload", 4, 6.0, background=True)
+    decision = copies.admit("a request", 4, 12.0, deadline=14.0)
+    assert (decision.verdict, decision.effects) == (Verdict.WAIT, evicted("a"))
+
+
 def test_a_full_queue_refuses() -> None:
     copies = busy_loading(max_waiting=1)
     copies.admit("c", 4, 6.0)
@@ -296,6 +321,21 @@ def test_a_debt_is_paid_before_anything_is_admitted() -> None:
     assert copies.unloaded("a", 5.0) == (Load("b", 1),)
 
 
+def test_a_release_pays_a_debt_though_nobody_waits() -> None:
+    copies = holding(10, a=5)
+    a = use(copies, "a", 1.0)
+    assert copies.overhead(7, 2.0) == ()
+    assert copies.release(a, 3.0) == (Unload("a", Why.DEBT),)
+
+
+def test_what_a_model_has_grown_to_is_reserved_the_next_time() -> None:
+    copies = holding(10, a=4)
+    copies.resized("a", 6, 1.0)
+    copies.unload("a", 2.0)
+    copies.unloaded("a", 2.0)
+    assert copies.admit("a", 4, 3.0).effects == (Load("a", 6),)
+
+
 def test_who_can_never_get_enough_any_more_is_refused() -> None:
     copies = holding(10, a=4)
     use(copies, "a", 1.0)
@@ -325,6 +365,10 @@ def test_an_unload_waits_for_the_last_call() -> None:
 
 def test_forgetting_a_model_refuses_its_waiters_and_remembers_nothing() -> None:
     copies = holding(4, a=4)
+    copies.unload("a", 0.5)
+    copies.unloaded("a", 0.5)
+    copies.admit("a", 1, 0.5)
+    copies.loaded("a", 4, 0.0, 0.5)
     copies.release(use(copies, "a", 1.0), 1.0)
     assert copies.forget("a", 2.0) == (Unload("a", Why.FORGOTTEN),)
     copies.admit("b", 4, 2.0)
@@ -332,9 +376,8 @@ def test_forgetting_a_model_refuses_its_waiters_and_remembers_nothing() -> None:
     assert isinstance(refused, Refuse)
     assert refused.failure.code is Code.NOT_FOUND
     copies.unloaded("a", 4.0)
-    copies.admit("a", 1, 5.0)
+    assert copies.admit("a", 1, 5.0).effects == (Load("a", 1),), "not what it weighed"
     copies.loaded("a", 1, 0.1, 5.0)
-    assert copies.ledger.reserved_bytes == 1, "the estimate, not the former weight"
     assert copies.worth("a", 6.0) == 0.0
 
 
@@ -344,8 +387,18 @@ def test_a_model_forgotten_and_registered_anew_while_it_loads_is_loaded_anew() -
     copies.forget("a", 1.0)
     assert not copies.is_coming("a")
     assert copies.admit("a", 4, 2.0).verdict is Verdict.WAIT
-    assert copies.loaded("a", 4, 0.1, 3.0) == (Unload("a", Why.FORGOTTEN),)
+    assert copies.loaded("a", 6, 0.1, 3.0) == (Unload("a", Why.FORGOTTEN),)
     assert copies.unloaded("a", 4.0) == (Load("a", 4),)
+    copies.load_failed("a", 5.0)
+    assert copies.admit("a", 4, 6.0).effects == (Load("a", 4),), "the other one weighed 6"
+
+
+def test_its_room_is_its_successors_and_nobody_else_is_evicted_for_it() -> None:
+    copies = holding(10, b=6)
+    copies.admit("a", 4, 1.0)
+    copies.forget("a", 1.0)
+    assert copies.admit("a", 4, 2.0).effects == ()
+    assert copies.load_failed("a", 3.0) == (Load("a", 4),)
 
 
 def test_events_that_contradict_the_state_are_the_callers_fault() -> None:
@@ -397,6 +450,29 @@ def test_gdsf_keeps_the_dear_and_small_where_lru_looks_at_time_alone() -> None:
         victim = copies.next_victim(100.0)
         assert victim is not None
         assert victim.model_id == first
+
+
+def test_what_was_busy_once_makes_way_in_the_end() -> None:
+    """Without the floor every newcomer would throw out the newcomer before it, for ever."""
+    copies = Copies(2, "gdsf")
+
+    def newcomer(model_id: str, now: float) -> tuple[Effect, ...]:
+        decision = copies.admit(model_id, 1, now)
+        for effect in decision.effects:
+            if isinstance(effect, Unload):
+                copies.unloaded(effect.model_id, now)
+        copies.loaded(model_id, 1, 0.0, now)
+        copies.touch(model_id, now)
+        return decision.effects
+
+    newcomer("busy once", 0.0)
+    for _ in range(7):
+        copies.touch("busy once", 0.0)
+    newcomer("0", 0.0)
+    for number in range(1, 6):
+        assert newcomer(str(number), 0.0) == evicted(str(number - 1))
+    effects = [newcomer(str(number), 0.0) for number in range(6, 12)]
+    assert evicted("busy once") in effects
 
 
 def test_the_oldest_use_is_known() -> None:

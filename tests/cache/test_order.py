@@ -25,3 +25,4 @@ def test_filing_moves_to_the_end_of_its_rank(steps: list[tuple[int, int | None]]
             expected[number] = rank
     in_order = sorted(expected, key=lambda number: expected[number])  # stable
     assert [copy.model_id for copy in order] == [str(number) for number in in_order]
+    assert len(order._buckets) == len(set(expected.values())), "empty ranks leave nothing behind"
