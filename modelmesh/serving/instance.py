@@ -33,6 +33,13 @@ _BUSY = Failure(
     Reason.OVERLOADED,
     retry_after_s=0.1,
 )
+_MODEL_BUSY = Failure(
+    Code.RESOURCE_EXHAUSTED,
+    "too many calls of this model are in flight",
+    Fault.CAPACITY,
+    Reason.OVERLOADED,
+    retry_after_s=0.1,
+)
 _EXPLAIN = kinds.V1_EXPLAIN
 _PREDICTS = frozenset({kinds.MODEL_INFER, kinds.V1_PREDICT, kinds.V2_INFER})
 
@@ -53,7 +60,14 @@ class Parts:
 class Instance:
     """The models of one daemon, as the faces see them. Also the runtime's listener."""
 
-    def __init__(self, parts: Parts, *, max_concurrent_calls: int) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        max_concurrent_calls: int,
+        inflight_limit: Callable[[str], int] = lambda _model_id: -1,
+    ) -> None:
+        """`inflight_limit(model_id)`: calls in flight that one copy takes; negative: any number."""
         self._models = parts.models
         self._copies = parts.copies
         self._runtime = parts.runtime
@@ -62,6 +76,7 @@ class Instance:
         self._metrics = parts.metrics
         self._clock = parts.clock
         self._most_open = max_concurrent_calls
+        self._inflight_limit = inflight_limit
         self._open = 0
         self._idle: asyncio.Event | None = None
         self.draining = False
@@ -95,6 +110,9 @@ class Instance:
             return
         served.copy = copy
         served.invoked = now
+        if 0 <= self._inflight_limit(served.model_id) < copy.in_use:
+            served.finish(_MODEL_BUSY)
+            return
         call = served.call
         self._runtime.infer(
             served.model_id, Call(call.kind, call.body, served, call.metadata, call.deadline)

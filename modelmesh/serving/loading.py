@@ -1,6 +1,9 @@
 """How a model gets into memory and out of it: the cache's effects, carried out at the doors.
 
-    wait -> fetch files (door 4) -> admit (cache) -> its turn -> load (door 3) -> waiters go on
+    wait -> fetch files (door 4) -> a load slot -> admit (cache) -> room -> load (door 3) -> waiters
+
+A slot is taken before the cache is asked: a burst of cold models must not evict for all of them at
+once what the first few could have left alone.
 
 One flight per model, whoever asks. What the cache decides is carried out here and each end is
 reported back to it; that is the only way in which the cache learns of the world. A registration
@@ -22,6 +25,7 @@ from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.metrics import Metrics
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.runtime.door import LoadedModel, LoadRequest, Runtime
+from modelmesh.runtime.queue import LoadQueue, Priority
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.flight import Flight, Waiter
 from modelmesh.storage.door import Storage
@@ -68,6 +72,11 @@ class Loader:
         self._gone: dict[str, asyncio.Future[None]] = {}  # unloads under way
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._slots = LoadQueue(1, limits.most_flights)
+
+    def open(self, load_concurrency: int) -> None:
+        """So many loads may run at once; to be said before the first."""
+        self._slots = LoadQueue(load_concurrency, self._limits.most_flights)
 
     # --- waiting for a model
 
@@ -151,21 +160,25 @@ class Loader:
         request = LoadRequest(
             model_id, record.type, local.path, record.key, local.size_bytes, flight.background
         )
-        size_bytes = self._runtime.predict_size(request)
+        priority = Priority.BACKGROUND if flight.background else Priority.REQUEST
+        async with self._slots.turn(priority):
+            self._admit(flight, self._runtime.predict_size(request))
+            await self._turn(flight)
+            flight.begun = True
+            return await self._runtime.load(request)
+
+    def _admit(self, flight: Flight, size_bytes: int) -> None:
         decision = self._copies.admit(
-            model_id,
+            flight.model_id,
             size_bytes,
             self._clock(),
             deadline=self._last_deadline(flight),
             background=flight.background,
-            model_type=record.type,
+            model_type=flight.record.type,
         )
         self.carry_out(decision.effects)
         if decision.failure is not None:
             raise MeshError(decision.failure)
-        await self._turn(flight)
-        flight.begun = True
-        return await self._runtime.load(request)
 
     async def _turn(self, flight: Flight) -> None:
         """Wait for room, within the operator's bound."""
