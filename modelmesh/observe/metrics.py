@@ -8,7 +8,7 @@ Labels are bounded: `method` and `code` come from small sets; a model's name is 
 the operator asks for it (`per_model_metrics=true`); from the `MOST_MODELS`th name on it is "other".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -155,10 +155,10 @@ class Metrics:
         }
         self._gauges = {name: self._gauge(name, text) for name, text in names.items()}
 
-    def scrape(self, read: Callable[[], Gauges]) -> bytes:
-        """Everything in Prometheus' text format, with the gauges as they are now."""
+    def scrape(self, read: Callable[[], Gauges], names: Sequence[str] = ()) -> bytes:
+        """Prometheus' text, with the gauges as they are now: everything, or the samples named."""
         self._set(read())
-        return generate_latest(self.registry)
+        return generate_latest(self.registry.restricted_registry(names) if names else self.registry)
 
     def _set(self, now: Gauges) -> None:
         capacity = now.capacity_bytes

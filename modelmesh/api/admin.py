@@ -1,0 +1,168 @@
+"""modelmesh.admin.v1.Admin: listing, bulk registration, and why a model is where it is.
+
+A page ends after so many models or bytes, whichever comes first; its token is the last id, so that
+the next page is right whatever was registered or removed meanwhile: a model that was there all the
+time is listed exactly once. Long listings are read a chunk at a time, and other calls run between.
+"""
+
+import asyncio
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from typing import Final
+
+from modelmesh.api.asking import Tasks
+from modelmesh.api.dispatch import Method
+from modelmesh.api.management import given, last_used_ms, new_record
+from modelmesh.api.management_face import Management
+from modelmesh.cache.decisions import Verdict
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Failure, MeshError, invalid
+from modelmesh.pb import admin_pb2 as pb
+from modelmesh.serving.status import Explained, ModelView
+
+SERVICE: Final = "modelmesh.admin.v1.Admin"
+
+PAGE_MODELS: Final = 1000
+MOST_PAGE_MODELS: Final = 10_000
+PAGE_BYTES: Final = 3 << 20  # gRPC's clients take 4 MiB unless told otherwise
+MOST_BULK_MODELS: Final = 10_000
+_CHUNK: Final = 250
+
+_TOKEN: Final = b"after:"
+_DECISIONS: Final = {
+    Verdict.SERVE: "serve_here",
+    Verdict.LOAD: "load_here",
+    Verdict.WAIT: "wait",
+    Verdict.REFUSE: "reject",
+}
+
+
+class Admin:
+    """The methods of the service. `wall_ms` is the time since the epoch."""
+
+    def __init__(self, management: Management, tasks: Tasks, wall_ms: Callable[[], int]) -> None:
+        self._management = management
+        self._tasks = tasks
+        self._wall_ms = wall_ms
+
+    def methods(self) -> dict[str, Method]:
+        """By kind."""
+        method = self._tasks.method
+        methods = {
+            "ListModels": method(pb.ListModelsRequest, self._list),
+            "RegisterModels": method(pb.RegisterModelsRequest, self._register),
+            "ExplainModel": method(pb.ExplainModelRequest, self._explain),
+            "UnloadModel": method(pb.UnloadModelRequest, self._unload),
+        }
+        return {f"/{SERVICE}/{name}": methods[name] for name in methods}
+
+    async def _list(self, asked: pb.ListModelsRequest) -> pb.ListModelsResponse:
+        left = min(asked.page_size or PAGE_MODELS, MOST_PAGE_MODELS)
+        after = _after(asked.page_token, asked.prefix)
+        response = pb.ListModelsResponse()
+        size_bytes = 0
+        while True:
+            views, after = self._management.page(asked.prefix, after, min(left, _CHUNK))
+            for view in views:
+                row = _row(view)
+                size_bytes += row.ByteSize()
+                if size_bytes > PAGE_BYTES and response.models:
+                    response.next_page_token = _token(response.models[-1].model_id)
+                    return response
+                response.models.append(row)
+            left -= len(views)
+            if not after or left <= 0:
+                response.next_page_token = _token(after) if after else ""
+                return response
+            await asyncio.sleep(0)
+
+    async def _register(self, asked: pb.RegisterModelsRequest) -> pb.RegisterModelsResponse:
+        if len(asked.models) > MOST_BULK_MODELS:
+            raise invalid(f"{len(asked.models)} models, more than {MOST_BULK_MODELS} in one call")
+        used_ms = last_used_ms(0, self._wall_ms(), load_now=False)
+        outcomes: list[Failure | None] = [None] * len(asked.models)
+        good: list[tuple[int, tuple[str, ModelRecord]]] = []
+        for n, item in enumerate(asked.models):
+            try:
+                record = new_record(item.model_id, item.type, item.path, item.key, used_ms)
+            except MeshError as error:
+                outcomes[n] = error.failure
+            else:
+                good.append((n, (item.model_id, record)))
+        registered = await self._management.register_many([item for _, item in good])
+        for (n, _), outcome in zip(good, registered, strict=True):
+            outcomes[n] = outcome
+        results = [_result(asked.models[n].model_id, each) for n, each in enumerate(outcomes)]
+        return pb.RegisterModelsResponse(results=results)
+
+    async def _explain(self, asked: pb.ExplainModelRequest) -> pb.ExplainModelResponse:
+        model_id = given(asked.model_id)
+        return _explanation(model_id, await self._management.explain(model_id))
+
+    async def _unload(self, asked: pb.UnloadModelRequest) -> pb.UnloadModelResponse:
+        was_loaded = await self._management.unload(given(asked.model_id))
+        return pb.UnloadModelResponse(was_loaded=was_loaded)
+
+
+def _row(view: ModelView) -> pb.Model:
+    return pb.Model(
+        model_id=view.model_id,
+        type=view.type,
+        path=view.path,
+        key=view.key,
+        state=view.state.value,
+        size_bytes=view.size_bytes,
+        last_used_ms=view.last_used_ms,
+        tier=view.tier,
+        reason=view.reason,
+        warnings=view.warnings,
+        in_use=view.in_use,
+    )
+
+
+def _result(model_id: str, failure: Failure | None) -> pb.RegisterModelsResponse.Result:
+    if failure is None:
+        return pb.RegisterModelsResponse.Result(model_id=model_id)
+    return pb.RegisterModelsResponse.Result(
+        model_id=model_id, error=failure.message, code=failure.code.name
+    )
+
+
+def _explanation(model_id: str, explained: Explained) -> pb.ExplainModelResponse:
+    decision = explained.explanation.decision
+    return pb.ExplainModelResponse(
+        model_id=model_id,
+        state=explained.state.value,
+        decision=_DECISIONS[decision.verdict],
+        reason=decision.reason,
+        eviction_order=[
+            pb.ExplainModelResponse.Candidate(
+                model_id=candidate.model_id,
+                worth=candidate.worth,
+                size_bytes=candidate.size_bytes,
+                verdict=candidate.fate.value,
+            )
+            for candidate in explained.explanation.order
+        ],
+        capacity_bytes=explained.capacity_bytes,
+        reserved_bytes=explained.reserved_bytes,
+        debt_bytes=explained.debt_bytes,
+    )
+
+
+def _token(after: str) -> str:
+    return urlsafe_b64encode(_TOKEN + after.encode()).decode()
+
+
+def _after(token: str, prefix: str) -> str:
+    """The id after which the page starts; INVALID_ARGUMENT if the token is not one of ours."""
+    if not token:
+        return ""
+    try:
+        marked = urlsafe_b64decode(token)
+        after = marked.removeprefix(_TOKEN).decode()
+    except ValueError:
+        raise invalid("page_token is not one that was given out") from None
+    if not marked.startswith(_TOKEN) or not after.startswith(prefix):
+        raise invalid("page_token is not one that was given out for this prefix")
+    return after

@@ -1,0 +1,63 @@
+"""The gRPC port: all services in one handler.
+
+What is unknown to every service goes to `Inference.pass_on`: a runtime may know it.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from modelmesh.api import admin, health, inference, management, reflection
+from modelmesh.api.asking import Tasks
+from modelmesh.api.dispatch import Dispatch
+from modelmesh.api.management_face import Management
+from modelmesh.api.serving_face import Serving
+from modelmesh.wire.transport import Handler, StreamingKinds
+
+SERVICES: Final = (
+    inference.SERVICE,
+    management.SERVICE,
+    admin.SERVICE,
+    health.SERVICE,
+    *reflection.SERVICES,
+)
+STREAMING: Final[StreamingKinds] = frozenset({health.WATCH, *reflection.INFO})
+
+
+class GrpcPort:
+    """Makes the handler, and ends what does not end by itself.
+
+    `ready` says whether the whole daemon is ready; `wall_ms` is the time since the epoch.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        management_room: Management,
+        ready: Callable[[], bool],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._tasks = tasks = Tasks()
+        self._health = health.Health(SERVICES, ready)
+        self._reflection = reflection.Reflection(SERVICES)
+        calls = inference.Inference(serving, management_room, tasks)
+        methods = {
+            **management.ModelMesh(management_room, tasks, wall_ms).methods(),
+            **admin.Admin(management_room, tasks, wall_ms).methods(),
+            **self._health.methods(),
+            **self._reflection.methods(),
+            **calls.methods(),
+        }
+        self.handler: Handler = Dispatch(methods, calls.pass_on)
+
+    def changed(self) -> None:
+        """The daemon has become ready: who watches its health is told."""
+        self._health.changed()
+
+    def drain(self) -> None:
+        """The daemon is leaving: tell who watches, end the streams. Before the wire drains."""
+        self._health.drain()
+        self._reflection.drain()
+
+    async def close(self) -> None:
+        """Give up what is under way. After the wire has drained."""
+        await self._tasks.close()

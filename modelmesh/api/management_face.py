@@ -1,0 +1,45 @@
+"""What the management faces ask of the serving room.
+
+Failures are raised as `MeshError`. A load that fails is a status where a status is the answer.
+Every await ends by itself, bounded by the load timeout and the wait for room.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Failure
+from modelmesh.serving.status import Explained, ModelStatus, ModelView
+
+
+class Management(Protocol):
+    """Registering, finding, loading on purpose and explaining."""
+
+    async def register(
+        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+    ) -> ModelStatus:
+        """Register once: the same again is a success, other attributes are ALREADY_EXISTS."""
+
+    async def register_many(self, items: Sequence[tuple[str, ModelRecord]]) -> list[Failure | None]:
+        """Register each; outcomes in the order of the items (None: registered)."""
+
+    async def unregister(self, model_id: str) -> None:
+        """No failure if there is no such model."""
+
+    async def status(self, model_id: str) -> ModelStatus:
+        """State.NOT_FOUND if there is no such model. Asking is no use of the model."""
+
+    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+        """Begin to load (`sync`: wait for the end). NOT_FOUND if there is no such model."""
+
+    async def load(self, model_id: str) -> None:
+        """Load and wait, whatever failures are remembered; why it failed is raised."""
+
+    async def unload(self, model_id: str) -> bool:
+        """Unload after the last call; whether it was loaded. NOT_FOUND if there is none."""
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[list[ModelView], str]:
+        """Models in the order of their ids, and the id after which the next page starts, or ""."""
+
+    async def explain(self, model_id: str) -> Explained:
+        """What a request would meet now, and what would go for it. NOT_FOUND if there is none."""
