@@ -1,0 +1,237 @@
+"""The composition root: one daemon, put together room by room, started and stopped in order.
+
+    store -> runtime -> cache -> serving -> faces -> ports -> static models -> ready
+
+A daemon says ready only when its static models are there. On SIGTERM or SIGINT it stops being
+ready, takes no new connections, lets running calls end within its bound, and leaves no process
+behind. Nothing but wiring belongs here: no decision, no parsing.
+"""
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+
+import structlog
+import uvloop
+
+from modelmesh import __version__
+from modelmesh.api.asking import Tasks
+from modelmesh.api.grpc_port import STREAMING, GrpcPort
+from modelmesh.api.operations import Operations
+from modelmesh.api.rest import rest_handler
+from modelmesh.assembly import (
+    capacity_bytes,
+    grpc_limits,
+    http_limits,
+    inflight_rule,
+    open_store,
+    runtime_of,
+    static_models,
+)
+from modelmesh.cache.copies import Copies
+from modelmesh.errors import MeshError
+from modelmesh.observe import logs, spec
+from modelmesh.observe.metrics import Gauges, Metrics
+from modelmesh.registry.models import Models
+from modelmesh.registry.tables import TabledStore
+from modelmesh.runtime.door import Runtime
+from modelmesh.serving import static
+from modelmesh.serving.failures import LoadFailures
+from modelmesh.serving.gauges import read_gauges
+from modelmesh.serving.instance import Instance, Parts
+from modelmesh.serving.loading import Loader, LoadLimits
+from modelmesh.serving.management import Management
+from modelmesh.settings import Settings
+from modelmesh.storage.local import LocalStorage
+from modelmesh.storage.storages import Storages
+from modelmesh.wire.grpcio import GrpcServer
+from modelmesh.wire.http1 import Http1Server
+
+log = structlog.get_logger("app")
+
+_UNKNOWN_CAPACITY = 0  # until the runtime has started and its hosts' base is known
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class App:
+    """One daemon. Make it on its loop; `start` it once, `stop` it once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics_spec = spec.parse(settings.metrics)
+        self.instance_id = settings.instance_id or socket.gethostname()[-12:]
+        self._store: TabledStore | None = None
+        self._runtime: Runtime | None = None
+        self._instance: Instance | None = None
+        self._grpc: GrpcServer | None = None
+        self._grpc_port: GrpcPort | None = None
+        self._operations: Operations | None = None
+        self._rest_tasks = Tasks()
+        self._http: dict[str, Http1Server] = {}
+        self._why_not_ready = "starting"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports bound, by what they serve."""
+        grpc = {"grpc": self._grpc.port} if self._grpc is not None else {}
+        return grpc | {name: server.port for name, server in self._http.items()}
+
+    @property
+    def instance(self) -> Instance:
+        assert self._instance is not None, "not started"
+        return self._instance
+
+    # --- start
+
+    async def start(self) -> None:
+        """Everything up, in order. Raises MeshError or OSError; then `stop` cleans up."""
+        settings = self.settings
+        models_to_have = static_models(settings)
+        self._store = await open_store(settings)
+        self._runtime = runtime_of(settings)
+        parts, management = await self._serving(self._store, self._runtime)
+        await self._open_ports(parts, management)
+        await static.register(models_to_have, management, wall_ms())
+        self._why_not_ready = ""
+        if self._grpc_port is not None:
+            self._grpc_port.changed()
+        log.info("ready", **self.ports, version=__version__, instance=self.instance_id)
+
+    async def _serving(self, store: TabledStore, runtime: Runtime) -> tuple[Parts, Management]:
+        settings, clock = self.settings, asyncio.get_running_loop().time
+        metrics = Metrics(
+            per_model=self.metrics_spec.per_model, fq_names=self.metrics_spec.fq_names
+        )
+        copies = Copies(
+            _UNKNOWN_CAPACITY,
+            settings.eviction_policy,
+            half_life_s=settings.rate_half_life_s,
+            max_waiting=settings.max_queued_loads,
+        )
+        failures = LoadFailures(settings.max_load_failures, settings.load_failure_expiry_s)
+        limits = LoadLimits(
+            settings.max_queued_loads, settings.max_waiting_bytes, settings.space_wait_s
+        )
+        storage = Storages([LocalStorage()])
+        loader = Loader(copies, runtime, storage, failures, metrics, limits, clock)
+        parts = Parts(Models(store), copies, runtime, failures, loader, metrics, clock)
+        self._instance = Instance(
+            parts,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            inflight_limit=inflight_rule(settings, runtime),
+        )
+        status = await runtime.start(self._instance)
+        loader.open(settings.load_concurrency or status.max_loading_concurrency)
+        loader.carry_out(copies.set_capacity(capacity_bytes(settings, status), clock()))
+        return parts, Management(parts, storage, self.instance_id, wall_ms)
+
+    async def _open_ports(self, parts: Parts, management: Management) -> None:
+        settings, instance = self.settings, self.instance
+        grpc_port = self._grpc_port = GrpcPort(
+            instance, management, lambda: not self._why_not_ready, wall_ms
+        )
+        operations = self._operations = Operations(
+            parts.metrics, lambda: self._gauges(parts), lambda: self._why_not_ready
+        )
+        rest = rest_handler(instance, management, self._rest_tasks)
+        limits = http_limits(settings)
+        await self._listen("rest", Http1Server(rest, limits), settings.rest_port)
+        if self.metrics_spec.port is not None:
+            server = Http1Server(operations.metrics_port(), limits)
+            await self._listen("metrics", server, self.metrics_spec.port)
+        if settings.probe_port.upper() != "NONE":
+            server = Http1Server(operations.probe_port(), limits)
+            await self._listen("probe", server, int(settings.probe_port))
+        self._grpc = GrpcServer(grpc_port.handler, STREAMING, grpc_limits(settings))
+        await self._grpc.start(settings.host, settings.grpc_port)
+
+    async def _listen(self, name: str, server: Http1Server, port: int) -> None:
+        await server.start(self.settings.host, port)
+        self._http[name] = server
+
+    def _gauges(self, parts: Parts) -> Gauges:
+        return read_gauges(parts, time.time())
+
+    # --- stop
+
+    async def stop(self) -> None:
+        """Drain within the bound, then close everything; safe after a start that failed."""
+        self._why_not_ready = "shutting down"
+        grace_s = self.settings.shutdown_timeout_s
+        end = time.monotonic() + grace_s
+        await self._drain_ports(grace_s)
+        if self._instance is not None:
+            await self._instance.drain(max(end - time.monotonic(), 0.0))
+        for tasks in (self._grpc_port, self._operations, self._rest_tasks):
+            if tasks is not None:
+                await tasks.close()
+        if self._runtime is not None:
+            await self._runtime.close(max(end - time.monotonic(), 1.0))
+        if self._store is not None:
+            await self._store.close()
+        log.info("stopped")
+
+    async def _drain_ports(self, grace_s: float) -> None:
+        """The public ports first; metrics and probes answer until the calls have ended."""
+        if self._instance is not None:
+            self._instance.draining = True
+        public = [self._http[name].drain(grace_s) for name in ("rest",) if name in self._http]
+        if self._grpc_port is not None:
+            self._grpc_port.drain()
+        if self._grpc is not None:
+            public.append(self._grpc.drain(grace_s))
+        await asyncio.gather(*public)
+        await asyncio.gather(
+            *(self._http[name].drain(1.0) for name in ("metrics", "probe") if name in self._http)
+        )
+
+
+def run(settings: Settings) -> int:
+    """Run one daemon until a signal ends it; its exit status (1: it could not start)."""
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        return uvloop.run(_main(settings))
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _main(settings: Settings) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        app = App(settings)
+    except ValueError as error:
+        return _refused(str(error))
+    starting = loop.create_task(app.start(), name="start")
+    ending = loop.create_task(stopped.wait(), name="signal")
+    try:
+        await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+        await starting
+        await stopped.wait()
+    except asyncio.CancelledError:
+        pass
+    except MeshError as error:
+        return _refused(error.failure.message)
+    except OSError as error:
+        return _refused(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        )
+    finally:
+        ending.cancel()
+        await app.stop()
+    return 0
+
+
+def _refused(why: str) -> int:
+    print(f"modelmesh: {why}", file=sys.stderr)
+    return 1

@@ -1,0 +1,125 @@
+"""Settings into the parts of one daemon: which store, which runtime, which limits.
+
+Each function reads what its room needs from the settings, so that rooms never see them whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from modelmesh.errors import Code, Failure, MeshError, invalid
+from modelmesh.observe import machine
+from modelmesh.registry.memory import MemoryStore
+from modelmesh.registry.sqlite import SqliteStore
+from modelmesh.registry.tables import TabledStore
+from modelmesh.runtime.door import Runtime, RuntimeStatus
+from modelmesh.runtime.hosts import HostedRuntime, HostsConfig
+from modelmesh.runtime.limiter import inflight_limit
+from modelmesh.runtime.zygote import ZygoteConfig
+from modelmesh.serving import static
+from modelmesh.settings import Settings
+from modelmesh.wire.grpcio import GrpcLimits
+from modelmesh.wire.http1 import Http1Limits
+
+_CAPACITY_SHARE = 0.7  # of memory: hosts' bases, bodies and the daemon itself need the rest
+_MOST_SHARED_HOSTS = 8
+
+
+async def open_store(settings: Settings) -> TabledStore:
+    """The registry named by KV_STORE, or SQLite in the data folder."""
+    kind, _, where = settings.kv_store.partition(":")
+    if kind == "memory":
+        return MemoryStore()
+    if kind not in ("", "sqlite"):
+        raise invalid(f"KV_STORE={kind}: is not supported yet; these are: memory, sqlite:PATH")
+    path = Path(where) if where else Path(settings.data_dir) / "registry.db"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the data folder {path.parent} cannot be made: {error.strerror}"
+        raise MeshError(Failure(Code.FAILED_PRECONDITION, message)) from error
+    return await SqliteStore.open(str(path))
+
+
+def runtime_of(settings: Settings) -> Runtime:
+    """An external runtime if one is named, our own hosts otherwise."""
+    return HostedRuntime(hosts_config(settings))
+
+
+def hosts_config(settings: Settings) -> HostsConfig:
+    """What our own hosts take from the settings."""
+    shared = settings.shared_hosts or min(max(machine.cores() - 1, 1), _MOST_SHARED_HOSTS)
+    return HostsConfig(
+        tier=settings.tier,
+        shared_hosts=shared,
+        shared_file_bytes=settings.shared_file_bytes,
+        set_aside_s=settings.set_aside_s,
+        load_timeout_s=settings.load_timeout_s,
+        predict_timeout_s=settings.predict_timeout_s,
+        load_concurrency=settings.load_concurrency,
+        quarantine_crashes=settings.quarantine_crashes,
+        load_failure_expiry_s=settings.load_failure_expiry_s,
+        default_model_size_bytes=settings.default_model_size_bytes,
+        capacity_bytes=settings.capacity_bytes or int(machine.memory_bytes() * _CAPACITY_SHARE),
+        zygote=ZygoteConfig(
+            runtimes=settings.runtimes,
+            model_threads=settings.model_threads,
+            start_s=settings.runtime_start_s,
+            options={"PREDICT_PROBA": "true"} if settings.predict_proba else {},
+        ),
+    )
+
+
+def capacity_bytes(settings: Settings, status: RuntimeStatus) -> int:
+    """Memory for models: the operator's number, the runtime's, or a share of the machine."""
+    return (
+        settings.capacity_bytes
+        or status.capacity_bytes
+        or int(machine.memory_bytes() * _CAPACITY_SHARE)
+    )
+
+
+def inflight_rule(settings: Settings, runtime: Runtime) -> Callable[[str], int]:
+    """Calls in flight that one copy takes, by model id."""
+    external = not isinstance(runtime, HostedRuntime)
+    if settings.max_inflight_per_model or not external:
+        limit = inflight_limit(settings.max_inflight_per_model, 0, external=external)
+        return lambda _model_id: limit
+
+    def of(model_id: str) -> int:
+        loaded = runtime.describe(model_id)
+        return inflight_limit(0, loaded.max_concurrency if loaded else 0, external=True)
+
+    return of
+
+
+def static_models(settings: Settings) -> list[static.StaticModel]:
+    """The models to be had from the start."""
+    if settings.auto_register_path:
+        try:
+            return static.parse(Path(settings.auto_register_path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise invalid(f"MM_AUTO_REGISTER_MODELS_PATH cannot be read: {error}") from error
+    return static.parse(settings.auto_register) if settings.auto_register else []
+
+
+def grpc_limits(settings: Settings) -> GrpcLimits:
+    """Limits of the public gRPC port."""
+    return GrpcLimits(
+        message_bytes=settings.max_message_bytes,
+        metadata_bytes=settings.max_headers_bytes,
+        max_connection_age_s=settings.max_connection_age_s,
+        max_connection_age_grace_s=settings.max_connection_age_grace_s,
+    )
+
+
+def http_limits(settings: Settings) -> Http1Limits:
+    """Limits of the HTTP ports."""
+    return replace(
+        Http1Limits(),
+        header_bytes=settings.max_headers_bytes,
+        body_bytes=settings.max_message_bytes,
+        head_s=settings.http_header_s,
+        idle_s=settings.http_idle_s,
+        calls=settings.max_concurrent_calls,
+    )
