@@ -1,0 +1,146 @@
+"""What the command line looks like: every command, every flag, its help. No behaviour.
+
+A client command should answer before a person notices that it started, so nothing here imports
+gRPC or the daemon, and the fifty flags of `serve` are built only for `serve`.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from modelmesh import __version__
+
+GRPC_ADDRESS = "127.0.0.1:8033"
+REST_ADDRESS = "127.0.0.1:8008"
+TIMEOUT_S = 120.0  # longer than the daemon's own load timeout, so that its answer arrives
+PAGE_SIZE = 100
+
+_EPILOG = """exit status:
+  0    done
+  1    refused or failed: one line on stderr says whose fault it is and whether a retry helps
+  2    the command line, or a file that it names, makes no sense
+  3    no daemon answers there
+  130  interrupted (Ctrl-C)
+"""
+
+Commands = argparse._SubParsersAction  # the type has no public name
+
+
+def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for this command line."""
+    top = argparse.ArgumentParser(
+        prog="modelmesh",
+        description="Serve thousands of models on a few machines.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _serve(commands, argv)
+    _models(commands)
+    _infer(commands)
+    version = commands.add_parser("version", help="the version of this program")
+    version.add_argument("--json", action="store_true", help="for programs: stable keys")
+    version.set_defaults(version=__version__)
+    return top
+
+
+def _serve(commands: "Commands[argparse.ArgumentParser]", argv: Sequence[str]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="run the daemon until SIGTERM or Ctrl-C",
+        description="Run the daemon in the foreground. A flag wins over its variable.",
+    )
+    if argv[:1] == ["serve"]:
+        from modelmesh.cli.options import add_flags
+
+        add_flags(serve)
+
+
+def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
+    models = commands.add_parser("models", help="register, list, explain, unload, unregister")
+    actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _register(actions)
+    listing = _action(actions, "list", "registered models and where they stand, by name")
+    listing.add_argument("--prefix", default="", help="only ids that begin with this")
+    listing.add_argument("--all", action="store_true", help="every page, not just one")
+    listing.add_argument(
+        "--page-size", type=_whole, default=PAGE_SIZE, metavar="N", help="models a page [100]"
+    )
+    listing.add_argument("--page-token", default="", help="go on where another page ended")
+    for name, text in (
+        ("status", "where a model stands and why; asking is no use of it"),
+        ("explain", "what a request would meet now, and what would be evicted for it"),
+        ("unload", "give its memory back; it stays registered"),
+        ("unregister", "forget the model; no error if there is none"),
+    ):
+        _action(actions, name, text).add_argument("model_id", metavar="ID")
+
+
+def _register(actions: "Commands[argparse.ArgumentParser]") -> None:
+    register = _action(actions, "register", "make a model known; the same again is a success")
+    register.add_argument("model_id", metavar="ID", nargs="?", help="the model's name")
+    register.add_argument("--type", help="its runtime or model type: sklearn, rt:..., mt:...")
+    register.add_argument("--path", default="", help="a local path or file:// URI")
+    register.add_argument("--key", default="", metavar="JSON", help="parameters for its runtime")
+    register.add_argument("--load", action="store_true", help="begin to load it")
+    register.add_argument("--sync", action="store_true", help="load it and wait for the outcome")
+    register.add_argument(
+        "--file",
+        metavar="JSONL",
+        help='many, one a line: {"model_id": "...", "type": "...", "path": "..."}; - = stdin',
+    )
+
+
+def _infer(commands: "Commands[argparse.ArgumentParser]") -> None:
+    infer = commands.add_parser("infer", help="send a JSON request over REST, print the answer")
+    infer.add_argument("model_id", metavar="ID")
+    infer.add_argument("--file", required=True, metavar="JSON", help="the request; - = stdin")
+    protocol = infer.add_mutually_exclusive_group()
+    protocol.add_argument("--v1", action="store_const", const="v1", dest="protocol")
+    protocol.add_argument("--v2", action="store_const", const="v2", dest="protocol")
+    infer.add_argument(
+        "--rest",
+        default=os.environ.get("MM_REST_ADDRESS") or REST_ADDRESS,
+        metavar="HOST:PORT",
+        help=f"the daemon's REST port [MM_REST_ADDRESS, {REST_ADDRESS}]",
+    )
+    _common(infer)
+
+
+def _action(
+    actions: "Commands[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=text, description=f"{name}: {text}")
+    action.add_argument(
+        "--address",
+        default=os.environ.get("MM_ADDRESS") or GRPC_ADDRESS,
+        metavar="HOST:PORT",
+        help=f"the daemon's gRPC port [MM_ADDRESS, {GRPC_ADDRESS}]",
+    )
+    _common(action)
+    return action
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs: stable keys")
+    command.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"the longest wait for an answer [{TIMEOUT_S:g}]",
+    )
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError("must be from 1 to 10000")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 86_400:
+        raise argparse.ArgumentTypeError("must be more than 0 and less than a day")
+    return value
