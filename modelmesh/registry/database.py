@@ -89,9 +89,6 @@ class Database:
             self._write(draft)
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if self.connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    self.connection.execute("ROLLBACK")
             raise MeshError(
                 Failure(
                     Code.UNAVAILABLE,
@@ -100,6 +97,10 @@ class Database:
                     retry_after_s=1.0,
                 )
             ) from error
+        finally:
+            if self.connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Fold the log into the file and let others in."""
