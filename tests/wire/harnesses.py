@@ -94,7 +94,7 @@ class HostThread:
         )
         self.server = FramedServer(sock, self.handle)
         self.handler = handler
-        self.thread = threading.Thread(target=self.server.serve, args=(self.act, 0.005))
+        self.thread = threading.Thread(target=self.server.serve, args=(self.act, lambda: 0.005))
         self.thread.start()
 
     def handle(self, calls: list[NumberedCall]) -> None:

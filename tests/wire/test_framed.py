@@ -275,5 +275,5 @@ def test_nonsense_of_a_daemon_raises_malformed(host: Host) -> None:
 
 
 def test_idle_is_called_when_nothing_comes(host: Host) -> None:
-    host.server.serve(host.server.stop, 0.001)
+    host.server.serve(host.server.stop, lambda: 0.001)
     assert host.lists == []
