@@ -143,6 +143,9 @@ class Model:
         joined = joining.join([inputs.arrays for inputs in batch])
         answer = self.predict(Inputs(joined, batch[0].parameters, batch[0].requested))
         rows = [len(inputs.first) for inputs in batch]
+        if isinstance(answer, Later):
+            finish = answer.finish
+            return Later(answer.wait_s, lambda: joining.split(named(finish()), rows))
         return joining.split(named(answer), rows)
 
     def explain(self, inputs: Inputs) -> Answer:

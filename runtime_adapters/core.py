@@ -41,7 +41,7 @@ class HostCore:
         self._surroundings = surroundings
         self._loads = loads.Loads(runtimes, surroundings)
         self._predicts = Predicts(self._loads.models, surroundings, most_answer_bytes)
-        self._overtaken = False
+        self._loaded_last = False  # the last entry was a load: one predict at least is next
         self._tell: dict[str, Callable[[Call], Message]] = {
             kinds.RUNTIME_STATUS: self._runtime_status,
             kinds.MODEL_SIZE: self._model_size,
@@ -66,12 +66,12 @@ class HostCore:
 
     def step(self) -> bool:
         """Run one entry; False if nothing waits."""
-        patient = self._overtaken or self._loads.waited_s() < _LOAD_PATIENCE_S
-        if self._predicts.waiting and (patient or not self._loads.waiting):
-            self._overtaken = False
+        load_first = not self._loaded_last and self._loads.waited_s() >= _LOAD_PATIENCE_S
+        if self._predicts.waiting and not load_first:
+            self._loaded_last = False
             self._predicts.step()
         elif self._loads.waiting:
-            self._overtaken = True
+            self._loaded_last = True
             self._loads.step()
         else:
             return False

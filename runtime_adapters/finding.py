@@ -76,7 +76,7 @@ def find(named: str, options: Mapping[str, str]) -> tuple[Runtimes, dict[str, st
     missing: dict[str, str] = {}
     for entry in entry_points(group=GROUP):
         try:
-            found.append(_checked(entry.load(), entry.value)(options))
+            found.append(_checked(entry.load())(options))
         except (ImportError, AttributeError, ValueError) as error:
             missing[entry.name] = str(error)
     names = filter(None, (part.strip() for part in named.split(",")))
@@ -87,12 +87,12 @@ def find(named: str, options: Mapping[str, str]) -> tuple[Runtimes, dict[str, st
 def _named(name: str) -> type[Runtime]:
     module, _, attribute = name.partition(":")
     try:
-        return _checked(getattr(importlib.import_module(module), attribute), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the runtime {name!r} cannot be imported: {error}") from error
+        return _checked(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"the runtime {name!r} cannot be had: {error}") from error
 
 
-def _checked(found: object, name: str) -> type[Runtime]:
+def _checked(found: object) -> type[Runtime]:
     if not isinstance(found, type) or not issubclass(found, Runtime):
-        raise ValueError(f"{name} is no subclass of runtime_adapters.base.Runtime")
+        raise ValueError("it is no subclass of runtime_adapters.base.Runtime")
     return found

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from socket import socket
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from modelmesh.wire.framed_blocking import FramedServer, NumberedCall
 from modelmesh.wire.journal import JournalWriter
@@ -24,6 +24,18 @@ from runtime_adapters import finding, sizing
 from runtime_adapters.core import MOST_ANSWER_BYTES, HostCore
 from runtime_adapters.finding import Runtimes
 from runtime_adapters.keeper import PR_SET_CHILD_SUBREAPER, living_children, prctl
+
+_TASKS: Final = "/proc/self/task"
+_TAINT_PATIENCE_S: Final = 2.0
+_LOOK_S: Final = 0.001
+
+
+class _TakenAway(BaseException):
+    """The daemon has sent some of these calls elsewhere: this entry must not run."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        super().__init__()
+        self.calls = calls
 
 
 class HostProgram:
@@ -53,7 +65,8 @@ class HostProgram:
         private = options.get("weigh") == "private"
         scale = sizing.PrivateScale() if private else sizing.AllocatorScale()
         most_bytes = options.get("most_answer_bytes", MOST_ANSWER_BYTES)
-        _Host(link, page, self._runtimes, scale, most_bytes).serve()
+        alone = os.environ.get("OMP_NUM_THREADS") == "1"
+        _Host(link, page, self._runtimes, scale, most_bytes, alone).serve()
 
 
 def prepare(named: str, options: Mapping[str, str]) -> HostProgram:
@@ -74,6 +87,7 @@ class _Host:
         runtimes: Runtimes,
         scale: sizing.Scale,
         most_answer_bytes: int,
+        watches_threads: bool,
     ) -> None:
         self.scale = scale
         self.now = time.monotonic
@@ -81,6 +95,8 @@ class _Host:
         self._server = FramedServer(link, self._work)
         self._journal = JournalWriter(page)
         self._running: list[int] = []
+        self._threads = os.stat(_TASKS).st_nlink
+        self._watches_threads = watches_threads
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
         self._core = HostCore(runtimes, self, most_answer_bytes)
@@ -92,12 +108,18 @@ class _Host:
         """Run these calls and whatever arrives meanwhile."""
         self._core.take(cast(list[Call], calls))
         self._fire()
-        while self._core.step():
+        while self._step():
             self._core.take(cast(list[Call], self._server.poll()))
             self._fire()
-        self._server.flush()
+        self._leave_entry()
         self._journal.end()
-        self._running = []
+
+    def _step(self) -> bool:
+        try:
+            return self._core.step()
+        except _TakenAway as taken:
+            self._core.take([call for call in taken.calls if not self._is_taken(call)])
+            return True
 
     def _idle(self) -> None:
         self._work([])
@@ -105,9 +127,28 @@ class _Host:
     def begin(self, calls: Sequence[Call]) -> None:
         call_ids = [cast(NumberedCall, call).call_id for call in calls]
         if call_ids != self._running:
-            self._server.flush()
-            self._journal.begin(call_ids, time.monotonic_ns())
+            self._leave_entry()
+            if not self._journal.begin(call_ids, time.monotonic_ns()):
+                raise _TakenAway(calls)
             self._running = call_ids
+
+    def _is_taken(self, call: Call) -> bool:
+        return self._journal.is_shut(cast(NumberedCall, call).call_id)
+
+    def _leave_entry(self) -> None:
+        """Let the answers go; not before the daemon knows, where an entry has left a thread behind.
+
+        That thread may bring the host down in anybody's turn. So the entry stays in the journal,
+        and takes the blame, until the daemon sees that it does not end and takes the others away.
+        """
+        threads = os.stat(_TASKS).st_nlink
+        if threads > self._threads and self._running and self._watches_threads:
+            give_up = self.now() + _TAINT_PATIENCE_S
+            while self._journal.is_open and self.now() < give_up:
+                time.sleep(_LOOK_S)
+        self._threads = threads
+        self._server.flush()
+        self._running = []
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (self.now() + delay_s, next(self._timer_ids), callback))

@@ -48,7 +48,7 @@ def shape_of(
     rows = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
     if len(rows) != 1 or 0 in rows:
         return ALONE
-    tensors = tuple((name, array.dtype.str, array.shape[1:]) for name, array in arrays.items())
+    tensors = tuple((name, array.dtype.char, array.shape[1:]) for name, array in arrays.items())
     # 1 and True are equal, but not the same parameter.
     settings = frozenset((name, type(value), value) for name, value in parameters.items())
     size_bytes = sum(map(_weight, arrays.values()))

@@ -74,9 +74,7 @@ class Predicts:
         elif calls:
             self._surroundings.begin(calls)
             asks = [ask for call in calls if (ask := _read(call, model_id))]
-            shapes = [ask.shape if held.joins else joining.ALONE for ask in asks]
-            for indexes in joining.batches(shapes):
-                self._batches.append(_Batch(held, [asks[index] for index in indexes]))
+            self._batches.extend(_Batch(held, batch) for batch in _joined(held, asks))
             if self._batches:
                 self._run(self._batches.popleft())
 
@@ -136,6 +134,21 @@ def _read(call: Call, model_id: str) -> Ask | None:
     except Exception as error:  # MeshError and BadInput; else a hole in a decoder, answered as such
         call.reply.finish(verdicts.of_predict(error))
         return None
+
+
+def _joined(held: Held, asks: Sequence[Ask]) -> list[Sequence[Ask]]:
+    """The requests that run together."""
+    if len(asks) == 1 or not held.joins:
+        return [[ask] for ask in asks]
+    batches = joining.batches([_shape(ask) for ask in asks])
+    return [[asks[index] for index in indexes] for indexes in batches]
+
+
+def _shape(ask: Ask) -> joining.Shape:
+    if ask.call.kind == kinds.V1_EXPLAIN:
+        return joining.ALONE
+    inputs = ask.inputs
+    return joining.shape_of(inputs.arrays, inputs.parameters, inputs.requested)
 
 
 def _ask(model: Model, asks: Sequence[Ask]) -> Any:

@@ -15,7 +15,7 @@ from modelmesh.codec import json_v1, json_v2, proto_v2
 from modelmesh.codec.tensors import InferRequest, InferResponse
 from modelmesh.wire import kinds
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, text
-from runtime_adapters import joining, tensors
+from runtime_adapters import tensors
 from runtime_adapters.base import Array, BadInput, Inputs
 
 Outputs = Mapping[str, Array]
@@ -26,19 +26,16 @@ _BINARY_SWITCH: Final = "binary_data_output"  # of the protocol, not of the mode
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One decoded call: what it asks, whom it may join, and how its answer is written."""
+    """One decoded call: what it asks, and how its answer is written."""
 
     call: Call
     inputs: Inputs
-    shape: joining.Shape
     encode: Callable[[Outputs], Encoded]
 
 
 def read(call: Call, model_id: str) -> Ask:
     """Decode a call; raises MeshError or BadInput for what its caller got wrong."""
-    inputs, encode = _READERS[call.kind](call, model_id)
-    shape = joining.shape_of(inputs.arrays, inputs.parameters, inputs.requested)
-    return Ask(call, inputs, shape, encode)
+    return Ask(call, *_READERS[call.kind](call, model_id))
 
 
 def write_explanation(explanation: object) -> bytes:

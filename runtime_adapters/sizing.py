@@ -115,6 +115,9 @@ class AllocatorScale:
 class PrivateScale:
     """The scale of a host that holds one model: what the process has grown by."""
 
+    def __init__(self) -> None:
+        gc.freeze()  # or the collector touches, and so copies, what is shared with the zygote
+
     def put_on(self, load: Callable[[], T]) -> tuple[T, int]:
         before = private_bytes()
         loaded = load()

@@ -104,9 +104,7 @@ def reply(call: Call) -> RecordedReply:
     return call.reply
 
 
-def call(
-    kind: str, body: bytes, *metadata: tuple[str, str], deadline: float = NO_DEADLINE
-) -> Call:
+def call(kind: str, body: bytes, *metadata: tuple[str, str], deadline: float = NO_DEADLINE) -> Call:
     return Call(kind, body, RecordedReply(), metadata, deadline)
 
 
@@ -143,14 +141,19 @@ def named(model_id: str) -> tuple[tuple[str, str]]:
     return ((kinds.MODEL_ID, model_id),)
 
 
-def infer(model_id: str, rows: Sequence[Sequence[float]], datatype: str = "FP64", **more: Any) -> Call:
+def infer(
+    model_id: str, rows: Sequence[Sequence[float]], datatype: str = "FP64", **more: Any
+) -> Call:
     deadline = more.pop("deadline", NO_DEADLINE)
     body = infer_body(rows, datatype, **more)
     return call(kinds.MODEL_INFER, body, *named(model_id), deadline=deadline)
 
 
 def infer_body(
-    rows: Sequence[Sequence[float]], datatype: str = "FP64", outputs: Sequence[str] = (), **flags: bool
+    rows: Sequence[Sequence[float]],
+    datatype: str = "FP64",
+    outputs: Sequence[str] = (),
+    **flags: bool,
 ) -> bytes:
     flat = [value for row in rows for value in row]
     request = inference_pb2.ModelInferRequest(id="7")
