@@ -1,0 +1,278 @@
+"""Rooms of the daemon as the faces see them, small and in memory, and callers for the tests."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from modelmesh.api.grpc_port import GrpcPort
+from modelmesh.cache.decisions import Candidate, Decision, Explanation, Fate, Verdict
+from modelmesh.cache.decisions import State as CacheState
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, not_found
+from modelmesh.serving.status import (
+    CopyStatus,
+    Explained,
+    ModelStatus,
+    ModelView,
+    Readiness,
+    State,
+)
+from modelmesh.wire.awaiting import FutureReply, ask
+from modelmesh.wire.loopback import LoopbackCaller
+from modelmesh.wire.transport import (
+    NO_DEADLINE,
+    NO_METADATA,
+    Body,
+    Call,
+    Caller,
+    Handler,
+    Metadata,
+)
+
+NOW_MS = 1_800_000_000_000
+
+LOAD_FAILED = Failure(
+    Code.FAILED_PRECONDITION, "not a model", Fault.MODEL, Reason.LOAD_FAILED, executed=True
+)
+
+
+@dataclass
+class Rooms:
+    """Serving and management of one daemon, without models: `failing` ones do not load."""
+
+    records: dict[str, ModelRecord] = field(default_factory=dict)
+    loaded: set[str] = field(default_factory=set)
+    failing: set[str] = field(default_factory=set)
+    draining: bool = False
+    inferred: list[tuple[str, Call]] = field(default_factory=list)
+    ensured: list[tuple[str, int, bool]] = field(default_factory=list)
+    before_page: Callable[[], None] = lambda: None
+    gate: asyncio.Event | None = None  # loads wait for it
+    cancelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.answer: Body = b"answer"
+
+    # --- serving
+
+    def infer(self, model_id: str, call: Call) -> None:
+        self.inferred.append((model_id, call))
+        if model_id == "broken":
+            raise ZeroDivisionError
+        if model_id in self.records:
+            call.reply.answer(self.answer)
+        else:
+            call.reply.finish(not_found().failure)
+
+    def is_registered(self, model_id: str) -> bool:
+        return model_id in self.records
+
+    def ready(self, model_id: str) -> Readiness:
+        known, failed = model_id in self.records, model_id in self.failing
+        return Readiness(known, known and not failed, "not a model" if failed else "")
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        return (name for name in sorted(self.records) if name.startswith(prefix))
+
+    # --- management
+
+    async def register(
+        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+    ) -> ModelStatus:
+        existing = self.records.setdefault(model_id, record)
+        if not existing.same_model(record):
+            raise MeshError(Failure(Code.ALREADY_EXISTS, "different"))
+        if load_now:
+            return await self.ensure_loaded(model_id, record.last_used_ms, sync)
+        return await self.status(model_id)
+
+    async def register_many(self, items: Sequence[tuple[str, ModelRecord]]) -> list[Failure | None]:
+        results: list[Failure | None] = []
+        for model_id, record in items:
+            try:
+                await self.register(model_id, record, False, False)
+            except MeshError as error:
+                results.append(error.failure)
+            else:
+                results.append(None)
+        return results
+
+    async def unregister(self, model_id: str) -> None:
+        self.records.pop(model_id, None)
+
+    async def status(self, model_id: str) -> ModelStatus:
+        state = self.state(model_id)
+        if state is State.LOADED:
+            return ModelStatus(state, (), (CopyStatus("one", state, NOW_MS),))
+        return ModelStatus(state, ("newest", "older") if state is State.LOADING_FAILED else ())
+
+    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+        self.ensured.append((model_id, last_used_ms, sync))
+        try:
+            await self.load(model_id)
+        except MeshError as error:
+            if error.failure is not LOAD_FAILED:
+                raise
+        return await self.status(model_id)
+
+    async def load(self, model_id: str) -> None:
+        if model_id not in self.records:
+            raise not_found()
+        if self.gate is not None:
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        if model_id in self.failing:
+            raise MeshError(LOAD_FAILED)
+        self.loaded.add(model_id)
+
+    async def unload(self, model_id: str) -> bool:
+        if model_id not in self.records:
+            raise not_found()
+        was_loaded = model_id in self.loaded
+        self.loaded.discard(model_id)
+        return was_loaded
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[list[ModelView], str]:
+        self.before_page()
+        names = list(islice((n for n in self.names(prefix) if n > after), limit + 1))
+        return [self.view(n) for n in names[:limit]], names[limit - 1] if names[limit:] else ""
+
+    async def explain(self, model_id: str) -> Explained:
+        if model_id not in self.records:
+            raise not_found()
+        decision = Decision(Verdict.WAIT, "waits for unloads to end")
+        order = (Candidate("old", 0.5, 100, Fate.EVICT), Candidate("new", 2.0, 50, Fate.IN_USE))
+        explanation = Explanation(CacheState.NEW, decision, order)
+        return Explained(explanation, self.state(model_id), 1000, 150, 7)
+
+    def state(self, model_id: str) -> State:
+        if model_id not in self.records:
+            return State.NOT_FOUND
+        if model_id in self.loaded:
+            return State.LOADED
+        return State.LOADING_FAILED if model_id in self.failing else State.NOT_LOADED
+
+    def view(self, model_id: str) -> ModelView:
+        record = self.records[model_id]
+        return ModelView(model_id, record.type, record.path, record.key, self.state(model_id))
+
+
+def rooms(*model_ids: str) -> Rooms:
+    """With these models registered."""
+    return Rooms({model_id: ModelRecord("dummy") for model_id in model_ids})
+
+
+async def until(condition: Callable[[], object], bound_s: float = 10.0) -> None:
+    """Wait for the condition; fail after the bound."""
+    end = time.monotonic() + bound_s
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        await asyncio.sleep(0.002)
+
+
+async def call(
+    handler: Handler,
+    kind: str,
+    body: Body = b"",
+    metadata: Metadata = NO_METADATA,
+    deadline: float = NO_DEADLINE,
+) -> bytes | Failure:
+    """One unary call over loopback: the message, or why there is none."""
+    caller = LoopbackCaller(handler)
+    try:
+        return bytes(await ask(caller, kind, body, metadata, deadline))
+    except MeshError as error:
+        return error.failure
+    finally:
+        await caller.close()
+
+
+async def refused(
+    handler: Handler, kind: str, body: Body = b"", metadata: Metadata = NO_METADATA
+) -> tuple[Code, str]:
+    """What a call that fails is told."""
+    failure = await call(handler, kind, body, metadata)
+    assert isinstance(failure, Failure), failure
+    return failure.code, failure.message
+
+
+class Inbound:
+    """The further messages of a streaming call, said by the test."""
+
+    def __init__(self, messages: Iterable[bytes] = ()) -> None:
+        self._kept = list(messages)
+        self._ended = False
+        self._message: Callable[[Body], None] | None = None
+        self._end: Callable[[], None] | None = None
+
+    def listen(self, message: Callable[[Body], None], end: Callable[[], None]) -> None:
+        self._message, self._end = message, end
+        kept, self._kept = self._kept, []
+        for each in kept:
+            message(each)
+        if self._ended:
+            end()
+
+    def say(self, message: bytes) -> None:
+        if self._message is None:
+            self._kept.append(message)
+        else:
+            self._message(message)
+
+    def end(self) -> None:
+        self._ended = True
+        if self._end is not None:
+            self._end()
+
+
+class Reader(FutureReply):
+    """Collects a stream's messages, and may cease to read."""
+
+    __slots__ = ("reads",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = True
+
+    @property
+    def slow(self) -> bool:
+        return not self.reads
+
+
+@dataclass
+class Stream:
+    """A streaming call over loopback."""
+
+    caller: Caller
+    reply: Reader
+    inbound: Inbound
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [bytes(message) for message in self.reply.messages]
+
+    async def failure(self) -> Failure | None:
+        """How it ended."""
+        try:
+            async with asyncio.timeout(10):
+                await self.reply.future
+        except MeshError as error:
+            return error.failure
+        return None
+
+
+def stream(handler: Handler, kind: str, *messages: bytes) -> Stream:
+    """Open a streaming call with these messages."""
+    opened = Stream(LoopbackCaller(handler), Reader(), Inbound(messages))
+    opened.caller.start(Call(kind, b"", opened.reply, inbound=opened.inbound))
+    return opened
+
+
+def grpc_port(daemon: Rooms) -> GrpcPort:
+    """The gRPC port of this daemon, on a clock that stands still."""
+    return GrpcPort(daemon, daemon, lambda: not daemon.draining, lambda: NOW_MS)
