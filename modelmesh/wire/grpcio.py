@@ -25,6 +25,7 @@ from modelmesh.wire.grpc_status import message_of, trailers_of
 from modelmesh.wire.listening import connections, shut_listeners
 from modelmesh.wire.transport import (
     NO_DEADLINE,
+    NO_METADATA,
     Call,
     Handler,
     Metadata,
@@ -41,6 +42,7 @@ _LOOK_EVERY_S: Final = 0.1
 _ENDED_BY_DRAIN = Failure(
     Code.UNAVAILABLE, "shutting down", Fault.PEER, Reason.DRAINING, executed=True
 )
+_NO_MESSAGE = Failure(Code.INVALID_ARGUMENT, "the call has no message")
 _OWN_HEADERS: Final = frozenset({"user-agent", "content-type", "te"})
 
 
@@ -156,9 +158,13 @@ class GrpcServer:
     def _method(self, kind: str) -> grpc.RpcMethodHandler:
         if kind in self._streaming:
             return grpc.stream_stream_rpc_method_handler(partial(self._stream, kind))
-        return grpc.unary_unary_rpc_method_handler(partial(self._unary, kind))
+        # As "unary" grpc.aio would never answer a call that ends before its message; same cost.
+        return grpc.stream_unary_rpc_method_handler(partial(self._unary, kind))
 
-    async def _unary(self, kind: str, body: bytes, context: Any) -> bytes:
+    async def _unary(self, kind: str, _requests: Any, context: Any) -> bytes:
+        body = await context.read()
+        if body is grpc.aio.EOF:
+            await _end(context, _NO_MESSAGE, NO_METADATA)
         reply = UnaryReply(self._loop)
         self._begin(kind, body, reply, context, None)
         try:

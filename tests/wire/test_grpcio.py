@@ -114,6 +114,16 @@ async def test_a_unary_call_takes_one_message(serve: Callable[..., Any], count: 
     assert f"{count} messages" in error.details()
 
 
+async def test_a_call_without_a_message_is_answered(serve: Callable[..., Any]) -> None:
+    seen: list[list[Call]] = []
+    server = await serve(seen.append)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(channel.stream_unary(KIND)(iter(())), 10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert not seen
+
+
 async def test_messages_and_headers_above_the_limits_are_refused(
     serve: Callable[..., Any],
 ) -> None:
