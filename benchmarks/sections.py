@@ -1,7 +1,10 @@
 """What is measured, a function a table. Each prints as it goes and returns Markdown lines."""
 
+import os
 import shutil
+import signal
 import statistics
+import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import load, trees
-from benchmarks.daemons import Daemon, daemon, echo
+from benchmarks.daemons import V1_BODY, Daemon, daemon, echo
 from benchmarks.load import Shape
-from modelmesh.pb import model_mesh_pb2, model_mesh_pb2_grpc
+from modelmesh.pb import inference_pb2, model_mesh_pb2, model_mesh_pb2_grpc
 
-ROUNDS = 3
-SECONDS = 2.0
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+SECONDS = float(os.environ.get("SECONDS", "2"))
 SHAPES = (Shape(1, 1), Shape(1, 16), Shape(1, 64), Shape(16, 1))
 TIERS = ("inline", "shared", "process")
 # The issue's bounds, as multiples of the echo at 1, 16 and 64 streams on one connection.
@@ -60,11 +63,12 @@ def cpu(folder: Path) -> list[str]:
 
 
 def _bodies(folder: Path) -> dict[str, Path]:
-    from examples.infer_grpc import request
-
     grpc_body, rest_body = folder / "infer.bin", folder / "v1.json"
-    grpc_body.write_bytes(request("iris").SerializeToString())
-    rest_body.write_bytes(b'{"instances":[[6.8,2.8,4.8,1.4],[6.0,3.4,4.5,1.6]]}')
+    request = inference_pb2.ModelInferRequest(model_name="iris")
+    request.inputs.add(name="input-0", datatype="FP64", shape=[2, 4])
+    request.raw_input_contents.append(struct.pack("<8d", 6.8, 2.8, 4.8, 1.4, 6.0, 3.4, 4.5, 1.6))
+    grpc_body.write_bytes(request.SerializeToString())
+    rest_body.write_bytes(V1_BODY)
     return {"grpc": grpc_body, "rest": rest_body}
 
 
@@ -127,11 +131,7 @@ def _respawn_ms(served: Daemon) -> float:
     took = []
     for _ in range(11):
         (host,) = trees.host_pids(served.pid)
-        Path(f"/proc/{host}/comm").read_text()
         started = time.perf_counter()
-        import os
-        import signal
-
         os.kill(host, signal.SIGKILL)
         while trees.host_pids(served.pid) == [host]:
             pass
@@ -165,7 +165,8 @@ def density(folder: Path) -> list[str]:
         "|---|---|---|",
         f"| daemon idle, resident | {idle / 2**20:.0f} MiB | 80 MB |",
         f"| per registered model ({registered:,}) | {per_registered:.0f} B | 560 B |",
-        f"| per loaded iris model, in its host ({loaded:,}) | {per_loaded / 1024:.1f} KiB | 15 KiB |",
+        f"| per loaded iris model, in its host ({loaded:,})"
+        f" | {per_loaded / 1024:.1f} KiB | 15 KiB |",
         f"| per loaded model, in the daemon | {per_copy / 1024:.1f} KiB | |",
     ]
 
