@@ -48,11 +48,13 @@ class JournalEntry:
 class JournalWriter:
     """The host's end. Not safe for several threads; a host has one."""
 
-    __slots__ = ("_page", "_sequence")
+    __slots__ = ("_ids", "_let_through", "_page", "_sequence")
 
     def __init__(self, page: memoryview) -> None:
         self._page = page
         self._sequence = 0
+        self._ids: Sequence[int] = ()
+        self._let_through: Sequence[int] = ()
 
     def begin(self, call_ids: Sequence[int], now_ns: int) -> bool:
         """These calls (at most MOST_IDS) run from now on.
@@ -61,24 +63,44 @@ class JournalWriter:
         """
         page = self._page
         _COUNT.pack_into(page, _COUNT_AT, 0)
+        before, self._ids = self._ids, call_ids
         self._sequence += 1
         struct.pack_into(f"<{len(call_ids)}Q", page, _IDS_AT, *call_ids)
         _HEAD.pack_into(page, 0, self._sequence, now_ns, len(call_ids))
-        if _COUNT.unpack_from(page, _GATE_AT)[0] == _OPEN or not any(map(self.is_shut, call_ids)):
+        if self.is_open or not self._any_shut(call_ids, before):
             return True
         self.end()
         return False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the daemon has taken nothing away so far."""
+        state: int = _COUNT.unpack_from(self._page, _GATE_AT)[0]
+        return state == _OPEN
+
     def is_shut(self, call_id: int) -> bool:
         """Whether the daemon has taken this call away (it decides within microseconds)."""
-        state, highest, let_through = _GATE.unpack_from(self._page, _GATE_AT)
-        while state == _DECIDING:
-            state, highest, let_through = _GATE.unpack_from(self._page, _GATE_AT)
-        return bool(state == _SHUT and call_id <= highest and self._sequence != let_through)
+        state, highest, _ = self._decided()
+        return state == _SHUT and call_id <= highest and call_id not in self._let_through
 
     def end(self) -> None:
         """Nothing runs; every answer is in the socket."""
         _COUNT.pack_into(self._page, _COUNT_AT, 0)
+
+    def _any_shut(self, call_ids: Sequence[int], before: Sequence[int]) -> bool:
+        """The entry that the daemon saw is this one, or the one before (a batch, now in parts)."""
+        state, _, let_through = self._decided()
+        if state == _SHUT and let_through == self._sequence:
+            self._let_through = call_ids
+        elif state == _SHUT and let_through == self._sequence - 1:
+            self._let_through = before
+        return any(map(self.is_shut, call_ids))
+
+    def _decided(self) -> tuple[int, int, int]:
+        gate: tuple[int, int, int] = _GATE.unpack_from(self._page, _GATE_AT)
+        while gate[0] == _DECIDING:
+            gate = _GATE.unpack_from(self._page, _GATE_AT)
+        return gate
 
 
 def read(page: memoryview) -> JournalEntry:

@@ -24,6 +24,17 @@ def test_calls_up_to_the_id_are_shut_and_later_ones_run() -> None:
     assert writer.begin([6], 3)
 
 
+def test_the_parts_of_a_batch_that_was_let_through_run() -> None:
+    page = _page()
+    writer = journal.JournalWriter(page)
+    writer.begin([3, 4], 1)
+    journal.shut(page, 6)
+    assert writer.begin([3], 2)
+    assert writer.begin([4], 3)
+    assert not writer.begin([5, 6], 4)
+    assert writer.begin([7], 5)
+
+
 def test_nothing_is_let_through_where_nothing_runs() -> None:
     page = _page()
     writer = journal.JournalWriter(page)
@@ -55,7 +66,7 @@ def test_two_processes_never_both_have_a_call(tmp_path: Path) -> None:
                 whole[journal.SIZE_BYTES :] as rest,
                 rest.cast("Q") as started,
             ):
-                assert _take_at_any_moment(page, started) > 20
+                _take_at_any_moment(page, started)
         finally:
             host.kill()
             host.join()
@@ -77,19 +88,17 @@ def _begin_for_ever(shared: Path) -> None:
         writer.end()
 
 
-def _take_at_any_moment(page: memoryview, started: memoryview) -> int:
-    """How often a running entry was caught; fails if a call started that was taken away."""
+def _take_at_any_moment(page: memoryview, started: memoryview) -> None:
+    """Fails if a call started that was taken away; until a running entry was caught 300 times."""
     while not started[0]:
         pass
     taken = 0
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
+    while taken < 300:
         highest = started[0] + 50
         running = journal.shut(page, highest)
-        taken += bool(running.call_ids)
         allowed = running.call_ids[0] if running.call_ids else 0
+        taken += bool(allowed)
         seen = started[0]
         while (latest := started[0]) <= highest:
             assert latest in (seen, allowed)
         journal.reopen(page)
-    return taken
