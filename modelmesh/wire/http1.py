@@ -76,6 +76,7 @@ class Http1Server:
         now = loop.time()
         for connection in list(port.connections):
             connection.check(now)
-        shortest = min(self._limits.head_s, self._limits.body_s, self._limits.idle_s)
+        limits = self._limits
+        shortest = min(limits.head_s, limits.body_s, limits.idle_s, limits.linger_s)
         pause = min(_SWEEP_S, max(shortest / 4, 0.01))
         self._sweeper = loop.call_later(pause, self._sweep, port, loop)

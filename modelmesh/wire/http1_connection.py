@@ -108,12 +108,15 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         self._silent_bytes += len(data)
+        upgrade_at: int | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as stopped:
-            self._go_on_without_upgrade(data[stopped.args[0] :])
+            upgrade_at = stopped.args[0]
         except httptools.HttpParserError as error:
             self._refuse(error)
+        if upgrade_at is not None:  # out here, since errors tell their cause by their context
+            self._go_on_without_upgrade(data[upgrade_at:])
         if self._reading is not None:
             self._since = self.port.clock()
         limits = self.port.limits

@@ -78,7 +78,7 @@ class Exchange(OpenReply):
         self.end()
         connection = self._connection
         head = connection.port.plain_head
-        connection.put(self, b"%b%d\r\n\r\n%b" % (head, len(body), body), True)
+        connection.put(self, b"".join((head, b"%d\r\n\r\n" % len(body), body)), True)
 
     def send(self, message: Body) -> None:
         if self.gone:
@@ -135,7 +135,7 @@ class Exchange(OpenReply):
         if self.bodiless or not with_body or not len(body):
             connection.put(self, head, True)
         elif len(body) < _LARGE_BYTES:
-            connection.put(self, b"%b%b" % (head, body), True)
+            connection.put(self, b"".join((head, body)), True)
         else:
             connection.put(self, head, False)
             connection.put(self, body, True)
@@ -149,7 +149,7 @@ class Exchange(OpenReply):
 
     def _put_chunk(self, message: Body) -> None:
         if self.chunked:
-            message = b"%x\r\n%b\r\n" % (len(message), message)
+            message = b"".join((b"%x\r\n" % len(message), message, b"\r\n"))
         self._connection.put(self, message, False)
 
     def _end_stream(self, failure: Failure | None, metadata: Metadata) -> None:

@@ -298,7 +298,7 @@ def test_the_answers_that_are_due_come_before_the_refusal(start: Start) -> None:
     other = server.caller()
     other.write(b"nonsense\r\n\r\n")
     assert other.read().status == 400
-    assert other.closed()
+    server.until(lambda: server.server.connections == 1)  # the sweep has seen both
     server.at(partial(server.calls[0].reply.answer, b"good"))
     assert caller.read().said == (200, b"good")
     assert caller.read().status == 400
