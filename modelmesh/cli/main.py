@@ -20,6 +20,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its status."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes to stderr what we say better
     argv = sys.argv[1:] if argv is None else list(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     args = arguments.parser(argv).parse_args(argv)

@@ -54,7 +54,7 @@ def _load_failed(answer: model_mesh_pb2.ModelStatusInfo) -> Failure:
 def _register_file(args: argparse.Namespace) -> int:
     items = registrations.read(read_text(args.file))
     results: list[Document] = []
-    with _counting(results), daemon(args.address) as there:
+    with _counting(results, len(items)), daemon(args.address) as there:
         for batch in registrations.batches(items):
             request = admin_pb2.RegisterModelsRequest(models=batch)
             answer = there.admin.RegisterModels(request, timeout=args.timeout)
@@ -66,12 +66,12 @@ def _register_file(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _counting(results: list[Document]) -> Iterator[None]:
+def _counting(results: list[Document], total: int) -> Iterator[None]:
     """A failure says how much of the file was answered before it."""
     try:
         yield
     except CommandFailed as error:
-        message = f"{error.failure.message} ({len(results)} of the file were answered before)"
+        message = f"{error.failure.message}, after {len(results)} of {total} models"
         failure = replace(error.failure, message=message)
         raise CommandFailed(failure, error.status, error.hint) from None
 
