@@ -2,12 +2,12 @@
 
 A page ends after so many models or bytes, whichever comes first; its token is the last id, so that
 the next page is right whatever was registered or removed meanwhile: a model that was there all the
-time is listed exactly once. Long listings are read a chunk at a time, and other calls run between.
+time is listed exactly once. What is long is done a chunk at a time, and other calls run between.
 """
 
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from modelmesh.api.asking import Tasks
@@ -80,20 +80,32 @@ class Admin:
         if len(asked.models) > MOST_BULK_MODELS:
             raise invalid(f"{len(asked.models)} models, more than {MOST_BULK_MODELS} in one call")
         used_ms = last_used_ms(0, self._wall_ms(), load_now=False)
-        outcomes: list[Failure | None] = [None] * len(asked.models)
-        good: list[tuple[int, tuple[str, ModelRecord]]] = []
-        for n, item in enumerate(asked.models):
+        response = pb.RegisterModelsResponse()
+        for start in range(0, len(asked.models), _CHUNK):
+            items = asked.models[start : start + _CHUNK]
+            outcomes = await self._register_some(items, used_ms)
+            for item, outcome in zip(items, outcomes, strict=True):
+                response.results.append(_result(item.model_id, outcome))
+            await asyncio.sleep(0)
+        return response
+
+    async def _register_some(
+        self, items: Sequence[pb.RegisterModelsRequest.Item], used_ms: int
+    ) -> list[Failure | None]:
+        """What came of each: refused by its name or type here, or registered by the room."""
+        outcomes: list[Failure | None] = [None] * len(items)
+        usable: dict[int, tuple[str, ModelRecord]] = {}
+        for n, item in enumerate(items):
             try:
                 record = new_record(item.model_id, item.type, item.path, item.key, used_ms)
             except MeshError as error:
                 outcomes[n] = error.failure
             else:
-                good.append((n, (item.model_id, record)))
-        registered = await self._management.register_many([item for _, item in good])
-        for (n, _), outcome in zip(good, registered, strict=True):
+                usable[n] = (item.model_id, record)
+        registered = await self._management.register_many(list(usable.values()))
+        for n, outcome in zip(usable, registered, strict=True):
             outcomes[n] = outcome
-        results = [_result(asked.models[n].model_id, each) for n, each in enumerate(outcomes)]
-        return pb.RegisterModelsResponse(results=results)
+        return outcomes
 
     async def _explain(self, asked: pb.ExplainModelRequest) -> pb.ExplainModelResponse:
         model_id = given(asked.model_id)

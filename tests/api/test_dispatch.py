@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +11,7 @@ from modelmesh.api.asking import Answer, Tasks
 from modelmesh.api.dispatch import Dispatch
 from modelmesh.api.grpc_port import GrpcPort
 from modelmesh.errors import Code, Failure, MeshError, Reason, invalid
-from modelmesh.pb import inference_pb2
+from modelmesh.pb import admin_pb2, inference_pb2
 from modelmesh.pb import model_mesh_pb2 as pb
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import MODEL_INFER
@@ -159,3 +160,32 @@ async def test_closing_gives_up_what_waits(waiting: tuple[Rooms, GrpcPort]) -> N
     await until(lambda: daemon.ensured)
     await port.close()
     assert daemon.cancelled == 1
+
+
+LISTING = "/inference.GRPCInferenceService/RepositoryIndex"
+PAGE = "/modelmesh.admin.v1.Admin/ListModels"
+BULK = "/modelmesh.admin.v1.Admin/RegisterModels"
+BULK_BODY = admin_pb2.RegisterModelsRequest(
+    models=[
+        admin_pb2.RegisterModelsRequest.Item(model_id=f"n{n}", type="dummy") for n in range(900)
+    ]
+).SerializeToString()
+
+
+def note(ended: list[Call], mine: Call, _future: object) -> None:
+    ended.append(mine)
+
+
+@pytest.mark.parametrize(("kind", "body"), [(LISTING, b""), (PAGE, b""), (BULK, BULK_BODY)])
+async def test_long_work_lets_other_calls_run_between(kind: str, body: bytes) -> None:
+    daemon = rooms(*(f"m{n:04}" for n in range(1200)))
+    long, short = Call(kind, body, FutureReply()), infer("m0000")
+    ended: list[Call] = []
+    for each in (long, short):
+        assert isinstance(each.reply, FutureReply)
+        each.reply.future.add_done_callback(partial(note, ended, each))
+    handler = grpc_port(daemon).handler
+    handler([long])
+    asyncio.get_running_loop().call_soon(lambda: handler([short]))  # runs after the first chunk
+    assert isinstance(await outcome(long), bytes)
+    assert ended == [short, long]
