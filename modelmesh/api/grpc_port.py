@@ -39,7 +39,7 @@ class GrpcPort:
         self._tasks = tasks = Tasks()
         self._health = health.Health(SERVICES, ready)
         self._reflection = reflection.Reflection(SERVICES)
-        calls = inference.Inference(serving, management_room, tasks)
+        calls = inference.Inference(serving, management_room, tasks, ready)
         methods = {
             **management.ModelMesh(management_room, tasks, wall_ms).methods(),
             **admin.Admin(management_room, tasks, wall_ms).methods(),

@@ -9,6 +9,7 @@ ModelInfer is the hot path: no task, no future, nothing decoded but the id.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from modelmesh import __version__
@@ -52,10 +53,20 @@ _TOO_MANY = Failure(
 
 
 class Inference:
-    """The methods of the service, and `pass_on` for those of services unknown here."""
+    """The methods of the service, and `pass_on` for those of services unknown here.
 
-    def __init__(self, serving: Serving, management: Management, tasks: Tasks) -> None:
+    `ready` says whether the whole daemon is ready.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        management: Management,
+        tasks: Tasks,
+        ready: Callable[[], bool],
+    ) -> None:
         self._serving = serving
+        self._daemon_ready = ready
         self._management = management
         self._tasks = tasks
 
@@ -106,7 +117,7 @@ class Inference:
         return pb.ServerLiveResponse(live=True)
 
     def _ready(self, _asked: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=not self._serving.draining)
+        return pb.ServerReadyResponse(ready=self._daemon_ready())
 
     def _server_metadata(self, _asked: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
