@@ -6,7 +6,7 @@ reached a server.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from time import monotonic
 from typing import Any, Final
@@ -69,7 +69,7 @@ class GrpcCaller:
         if refused(call, self._closed, self._message_bytes):
             return
         streams = call.inbound is not None or call.kind in self._streaming
-        work = self._stream(call) if streams else self._unary(call)
+        work = self._stream if streams else self._unary
         task = self._loop.create_task(_guarded(work, call), name=f"grpc {call.kind}")
         self._tasks[task] = call
         task.add_done_callback(self._tasks.pop)
@@ -121,10 +121,10 @@ class GrpcCaller:
         await writable
 
 
-async def _guarded(work: Coroutine[Any, Any, None], call: Call) -> None:
+async def _guarded(work: Callable[[Call], Coroutine[Any, Any, None]], call: Call) -> None:
     """Every call ends: with its answer, its status, or, if we are at fault, INTERNAL."""
     try:
-        await work
+        await work(call)
     except grpc.aio.AioRpcError as error:
         trailers = tuple(error.trailing_metadata() or ())
         failure = failure_of(error.code().value[0], error.details() or "", trailers)
