@@ -55,7 +55,10 @@ class Zygote:
                 return
 
     def _spawn(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
+        except ConnectionResetError:  # the daemon went with our messages unread
+            return False
         if not message:
             return False
         request = json.loads(message)

@@ -145,7 +145,8 @@ async def _call(
     caller.start(Call(kind, message.SerializeToString(), reply, metadata, deadline))
     limit = None if deadline == NO_DEADLINE else deadline - monotonic()
     try:
-        messages = await asyncio.wait_for(reply.future, limit)
+        async with asyncio.timeout(limit):
+            messages = await reply.future
     except TimeoutError:
         raise MeshError(Failure(Code.DEADLINE_EXCEEDED, f"{kind} took too long")) from None
     finally:

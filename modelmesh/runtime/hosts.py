@@ -106,7 +106,11 @@ class HostedRuntime:
 
     async def start(self, listener: RuntimeListener) -> RuntimeStatus:
         self._listener = listener
-        facts = await self._pool.start()
+        try:
+            facts = await self._pool.start()
+        except BaseException:
+            await self._pool.close(0.0)
+            raise
         self._types = Types(facts.types, facts.quick_types)
         await self._weights.start(listener)
         self._watch.start()
@@ -233,7 +237,7 @@ class HostedRuntime:
                 partial(self._tainted, host, model_id),
             )
         except BaseException as error:
-            self._spawn(self._let_go(host, model_id), f"give up {model_id}")
+            self._give_up(host, model_id)
             if isinstance(error, MeshError):
                 raise self._load_failure(error) from None
             raise
@@ -251,6 +255,17 @@ class HostedRuntime:
             answer.warnings,
             answer.max_concurrency,
         )
+
+    def _give_up(self, host: Host, model_id: str) -> None:
+        """A load has failed, or nobody wants it any more: it may be done all the same.
+
+        The unload leaves at once, so that it is before the next load of this model.
+        """
+        host.models.pop(model_id, None)
+        if host.sole == model_id:
+            self._spawn(host.end(END_S), f"end host {host.number}")
+        elif host.usable:
+            host.discard(model_id)
 
     def _tainted(self, host: Host, model_id: str, left: str) -> None:
         if host.tier is Tier.SHARED:

@@ -71,6 +71,7 @@ class HostPool:
         """A host for one model, which may allocate this much (0: what any may)."""
         host = await self._take()
         host.tier = Tier.PROCESS
+        host.shut()  # its model is alone already: it need not wait to be set aside
         if data_limit_bytes:
             host.limit_data(data_limit_bytes)
         return host

@@ -141,7 +141,8 @@ class _Generation:
         request = {"host": host, "data_limit_bytes": data_limit_bytes, "options": options}
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], fds)
-            return await asyncio.wait_for(birth, SPAWN_S)
+            async with asyncio.timeout(SPAWN_S):
+                return await birth
         except (OSError, TimeoutError) as error:
             raise no_host(f"the zygote gave no host: {error or 'timeout'}") from None
         finally:
@@ -270,7 +271,8 @@ class ZygoteClient:
 
     async def _ready(self, generation: _Generation) -> dict[str, Any]:
         try:
-            return await asyncio.wait_for(asyncio.shield(generation.ready), self._config.start_s)
+            async with asyncio.timeout(self._config.start_s):
+                return await asyncio.shield(generation.ready)
         except TimeoutError:
             raise no_host(f"the zygote was not ready in {self._config.start_s} s") from None
 

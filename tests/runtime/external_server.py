@@ -1,0 +1,78 @@
+"""A model server of sixty lines, synchronous, as a customer might write it: ModelRuntime and infer."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from modelmesh.pb import inference_pb2, inference_pb2_grpc, model_runtime_pb2_grpc
+from modelmesh.pb import model_runtime_pb2 as pb
+
+
+class ExternalServer(
+    model_runtime_pb2_grpc.ModelRuntimeServicer, inference_pb2_grpc.GRPCInferenceServiceServicer
+):
+    """Models are what their key says, as for the dummy runtime."""
+
+    def __init__(self, status: pb.RuntimeStatusResponse | None = None, starting: int = 0) -> None:
+        self.models: dict[str, dict[str, Any]] = {}
+        self.headers: list[dict[str, Any]] = []
+        self.running = self.most_running = self.predicted_sizes = 0
+        self._starting = starting
+        self._status = status or pb.RuntimeStatusResponse(status=1, runtimeVersion="test")
+        self._lock = threading.Lock()
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        model_runtime_pb2_grpc.add_ModelRuntimeServicer_to_server(self, self._server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(0).wait()
+
+    def runtimeStatus(self, request: Any, context: Any) -> Any:
+        self._starting -= 1
+        return pb.RuntimeStatusResponse(status=0) if self._starting >= 0 else self._status
+
+    def loadModel(self, request: Any, context: Any) -> Any:
+        script = json.loads(request.modelKey or "{}")
+        if script.get("load_error"):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, script["load_error"])
+        self.models[request.modelId] = script
+        size = script.get("size_bytes", 0)
+        return pb.LoadModelResponse(sizeInBytes=size, maxConcurrency=script.get("concurrency", 0))
+
+    def unloadModel(self, request: Any, context: Any) -> Any:
+        if self.models.pop(request.modelId, None) is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        return pb.UnloadModelResponse()
+
+    def modelSize(self, request: Any, context: Any) -> Any:
+        return pb.ModelSizeResponse(sizeInBytes=777)
+
+    def predictModelSize(self, request: Any, context: Any) -> Any:
+        self.predicted_sizes += 1
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        headers = dict(context.invocation_metadata())
+        self.headers.append(headers)
+        model_id = headers["mm-model-id-bin"].decode()
+        if model_id not in self.models:
+            context.abort(grpc.StatusCode.UNAVAILABLE, self.models_missing(model_id))
+        with self._lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        threading.Event().wait(self.models[model_id].get("predict_s", 0))
+        with self._lock:
+            self.running -= 1
+        answer = inference_pb2.ModelInferResponse(model_name=request.model_name, id=model_id)
+        answer.outputs.add(name="sum", datatype="FP64", shape=[1]).contents.fp64_contents.append(
+            sum(sum(tensor.contents.fp64_contents) for tensor in request.inputs)
+        )
+        return answer
+
+    def models_missing(self, model_id: str) -> str:
+        return f'Request for unknown model: "{model_id}" is not found'

@@ -1,0 +1,139 @@
+"""The `Runtime` door: one suite over every implementation, with real processes and sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from modelmesh.errors import Code, MeshError, Reason
+from modelmesh.runtime.door import Runtime
+from modelmesh.runtime.external import ExternalConfig, ExternalRuntime
+from modelmesh.runtime.hosts import HostedRuntime
+from modelmesh.runtime.inline import InlineRuntime
+from tests.runtime.external_server import ExternalServer
+from tests.runtime.fake import FakeRuntime
+from tests.runtime.support import Listener, ask, begin, config, dummy
+
+Start = Callable[[], AbstractAsyncContextManager[Runtime]]
+
+
+@asynccontextmanager
+async def _running(runtime: Runtime) -> AsyncIterator[Runtime]:
+    await runtime.start(Listener())
+    try:
+        yield runtime
+    finally:
+        await runtime.close(5.0)
+
+
+def _external() -> AbstractAsyncContextManager[Runtime]:
+    @asynccontextmanager
+    async def run() -> AsyncIterator[Runtime]:
+        server = ExternalServer()
+        try:
+            async with _running(ExternalRuntime(ExternalConfig(server.port))) as runtime:
+                yield runtime
+        finally:
+            await asyncio.to_thread(server.stop)
+
+    return run()
+
+
+STARTS: dict[str, Start] = {
+    "shared": lambda: _running(HostedRuntime(config(tier="shared"))),
+    "process": lambda: _running(HostedRuntime(config(tier="process"))),
+    "inline": lambda: _running(InlineRuntime(config(tier="inline"))),
+    "external": _external,
+    "fake": lambda: _running(FakeRuntime()),
+}
+
+
+@pytest.fixture(params=STARTS)
+async def runtime(request: pytest.FixtureRequest) -> AsyncIterator[Runtime]:
+    async with STARTS[request.param]() as running:
+        yield running
+
+
+async def _failure(work: Awaitable[object]) -> MeshError:
+    with pytest.raises(MeshError) as caught:
+        await work
+    return caught.value
+
+
+async def test_a_loaded_model_answers_as_itself(runtime: Runtime) -> None:
+    loaded = await runtime.load(dummy("model-a", '{"size_bytes": 12345}'))
+    assert loaded.size_bytes >= 12345
+    assert loaded.tier
+    assert loaded.load_s >= 0
+    assert b"model-a" in await ask(runtime, "model-a")
+    assert runtime.describe("model-a") == loaded
+
+
+async def test_models_are_not_confused(runtime: Runtime) -> None:
+    names = [f"model-{number}" for number in range(5)]
+    await asyncio.gather(*(runtime.load(dummy(name)) for name in names))
+    answers = await asyncio.gather(*(ask(runtime, name) for name in names * 10))
+    assert all(name.encode() in answer for name, answer in zip(names * 10, answers, strict=True))
+
+
+async def test_a_model_that_is_not_held_is_not_found_and_never_ran(runtime: Runtime) -> None:
+    failure = (await _failure(ask(runtime, "nobody"))).failure
+    assert (failure.code, failure.executed) == (Code.NOT_FOUND, False)
+    assert runtime.describe("nobody") is None
+
+
+async def test_a_load_that_fails_says_why_and_leaves_nothing(runtime: Runtime) -> None:
+    broken = dummy("broken", json.dumps({"load_error": "bad weights"}))
+    failure = (await _failure(runtime.load(broken))).failure
+    assert (failure.code, failure.reason) == (Code.FAILED_PRECONDITION, Reason.LOAD_FAILED)
+    assert "bad weights" in failure.message
+    assert (await _failure(ask(runtime, "broken"))).failure.code is Code.NOT_FOUND
+    await runtime.load(dummy("broken"))
+    assert b"broken" in await ask(runtime, "broken")
+
+
+async def test_an_unloaded_model_is_gone_and_may_be_unloaded_again(runtime: Runtime) -> None:
+    await runtime.load(dummy("model-a"))
+    await runtime.unload("model-a")
+    await runtime.unload("model-a")
+    assert runtime.describe("model-a") is None
+    assert (await _failure(ask(runtime, "model-a"))).failure.code is Code.NOT_FOUND
+
+
+async def test_a_model_may_be_loaded_again(runtime: Runtime) -> None:
+    for _ in range(3):
+        await runtime.load(dummy("model-a"))
+        assert b"model-a" in await ask(runtime, "model-a")
+        await runtime.unload("model-a")
+
+
+async def test_a_cancelled_load_can_be_followed_by_another(runtime: Runtime) -> None:
+    task = asyncio.ensure_future(runtime.load(dummy("model-a", '{"load_s": 0.2}')))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await runtime.load(dummy("model-a"))
+    assert b"model-a" in await ask(runtime, "model-a")
+
+
+async def test_callers_that_leave_disturb_nobody(runtime: Runtime) -> None:
+    await runtime.load(dummy("model-a"))
+    for _ in range(10):
+        begin(runtime, "model-a").leave()
+    assert b"model-a" in await ask(runtime, "model-a")
+
+
+async def test_an_estimate_is_there_before_the_load(runtime: Runtime) -> None:
+    assert runtime.predict_size(dummy("model-a")) >= 1
+
+
+async def test_a_type_that_nobody_runs_is_refused_by_name(runtime: Runtime) -> None:
+    runtime.check("dummy")
+    if isinstance(runtime, ExternalRuntime):
+        return  # only the server knows what it runs
+    with pytest.raises(MeshError, match="dummy") as caught:
+        runtime.check("no-such-type")
+    assert caught.value.failure.code is Code.INVALID_ARGUMENT
