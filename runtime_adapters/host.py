@@ -7,6 +7,7 @@ was cancelled never starts. The journal is written before each entry, and not be
 answer is in the socket: the order of those two lines is what makes blame exact.
 """
 
+import gc
 import heapq
 import importlib
 import itertools
@@ -70,10 +71,18 @@ class HostProgram:
 
 
 def prepare(named: str, options: Mapping[str, str]) -> HostProgram:
-    """Import all runtimes (`named`: further ones, "module:Class,...") and what they preload."""
+    """Import all runtimes (`named`: further ones, "module:Class,...") and what they preload.
+
+    The heap is then made fit to be shared with the hosts that are forked from it.
+    """
     runtimes, missing = finding.find(named, options)
     for module in runtimes.preload:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    allocator = sizing.Allocator()
+    allocator.fix_thresholds()
+    allocator.fill_holes()
     return HostProgram(runtimes, missing)
 
 

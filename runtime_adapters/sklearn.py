@@ -121,7 +121,7 @@ class SklearnModel(Model):
 
     def _frame(self, inputs: Inputs) -> Any:
         """The inputs as columns, in the order of the training where that has the same ones."""
-        import pandas  # a third of a second and 40 MB that most hosts never need
+        import pandas  # late: models of plain arrays do without it
 
         columns = {name: _column(name, array) for name, array in inputs.arrays.items()}
         if len(set(map(len, columns.values()))) != 1:
