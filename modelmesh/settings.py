@@ -44,7 +44,9 @@ class Settings:
     max_headers_bytes: int = _s(8192, "MM_SVC_GRPC_MAX_HEADERS_SIZE", "bytes",
         "gRPC's default", "tests/app/test_settings.py::test_max_headers")
     max_connection_age_s: float = _s(0.0, "MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS", "seconds",
-        "0 = no limit, as ModelMesh", "tests/app/test_settings.py::test_max_connection_age")
+        "0 = half the shutdown timeout: only a connection that ages loses no call when the daemon"
+        " leaves; negative = no limit, as ModelMesh without it",
+        "tests/app/test_settings.py::test_max_connection_age")
     max_connection_age_grace_s: float = _s(0.0, "MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS",
         "seconds", "0 = no limit, as ModelMesh", "tests/app/test_settings.py::test_max_connection_age")
     max_concurrent_calls: int = _s(4096, "MM_MAX_CONCURRENT_CALLS", "calls",

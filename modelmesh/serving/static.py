@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from modelmesh.domain import names
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, MeshError, invalid
 from modelmesh.serving.management import Management
@@ -62,6 +63,8 @@ def _model(item: Any) -> StaticModel:
     model_id = item.get("modelId")
     if not isinstance(info, dict) or not isinstance(model_id, str) or not model_id:
         raise invalid("MM_AUTO_REGISTER_MODELS: a model needs modelId and modelInfo")
+    if (failure := names.refusal(model_id)) is not None:
+        raise invalid(f"MM_AUTO_REGISTER_MODELS: {failure.message}")
     if not isinstance(info.get("type"), str) or not info["type"]:
         raise invalid(f"MM_AUTO_REGISTER_MODELS: {model_id} needs a type")
     record = ModelRecord(info["type"], info.get("path") or "", info.get("key") or "")

@@ -40,6 +40,7 @@ def test_one_object_is_a_list_of_one() -> None:
         '[{"modelId":"a"}]',
         '[{"modelId":"","modelInfo":{"type":"t"}}]',
         '[{"modelId":"a","modelInfo":{}}]',
+        '[{"modelId":"a\\u0000b","modelInfo":{"type":"t"}}]',
         '[{"modelId":"a","modelInfo":{"type":"t"},"vModelId":"v"}]',
         '[{"modelId":"a","modelInfo":{"type":"t"},"colour":"red"}]',
     ],
