@@ -1,0 +1,25 @@
+"""The inline tier: the same core on an event loop, waits included."""
+
+import asyncio
+
+from modelmesh.pb import model_runtime_pb2
+from modelmesh.wire import kinds
+from modelmesh.wire.awaiting import ask
+from modelmesh.wire.loopback import LoopbackCaller
+from runtime_adapters.inline import InlineHost
+from tests.adapters.support import infer_body, inferred, load_body, named
+
+
+async def test_it_serves_on_the_callers_loop() -> None:
+    loop = asyncio.get_running_loop()
+    caller = LoopbackCaller(InlineHost("", {}, loop.call_later, loop.time))
+    key = {"size_bytes": 7, "load_s": 0.05, "predict_s": 0.05}
+    loaded = await ask(caller, kinds.LOAD_MODEL, load_body("m", "dummy", "", **key))
+    assert model_runtime_pb2.LoadModelResponse.FromString(bytes(loaded)).sizeInBytes == 7
+    begun = loop.time()
+    answers = await asyncio.gather(
+        *(ask(caller, kinds.MODEL_INFER, infer_body([[i]]), named("m")) for i in range(4))
+    )
+    assert [inferred(answer)["sum"] for answer in answers] == [[0.0], [1.0], [2.0], [3.0]]
+    assert loop.time() - begun >= 0.05
+    await caller.close()
