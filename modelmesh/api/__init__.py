@@ -1,0 +1,1 @@
+"""The faces (gRPC, REST, management, operations): messages in and out, no decisions."""

@@ -1,0 +1,1 @@
+"""This daemon's memory: events in, loads and unloads out. Pure."""

@@ -1,0 +1,1 @@
+"""The command line: environment and flags in, one exit status out."""

@@ -1,0 +1,1 @@
+"""Nouns that everybody shares: names and records. Pure."""

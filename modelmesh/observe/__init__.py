@@ -1,0 +1,1 @@
+"""What an operator sees: logs, metrics, tasks that fail loudly, the machine's bounds."""

@@ -1,0 +1,1 @@
+"""Decisions as pure functions. Policies are strangers to each other."""

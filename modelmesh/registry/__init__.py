@@ -1,0 +1,1 @@
+"""Door 1: what is registered, durable and watched."""

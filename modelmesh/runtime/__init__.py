@@ -1,0 +1,1 @@
+"""Door 3: where models run, and what happens when one takes its host down."""

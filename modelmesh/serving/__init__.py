@@ -1,0 +1,1 @@
+"""Where decisions meet doors: one daemon's models, from request to answer."""

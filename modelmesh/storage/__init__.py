@@ -1,0 +1,1 @@
+"""Door 4: where a model's files come from."""
