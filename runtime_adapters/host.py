@@ -78,6 +78,7 @@ def prepare(named: str, options: Mapping[str, str]) -> HostProgram:
     runtimes, missing = finding.find(named, options)
     for module in runtimes.preload:
         importlib.import_module(module)
+    sizing.forget_lookups()
     gc.collect()
     gc.freeze()
     allocator = sizing.Allocator()
