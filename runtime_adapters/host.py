@@ -12,6 +12,7 @@ import heapq
 import importlib
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -150,6 +151,7 @@ class _Host:
 
         That thread may bring the host down in anybody's turn. So the entry stays in the journal,
         and takes the blame, until the daemon sees that it does not end and takes the others away.
+        And where an entry has lost the link, it stays for good: it was not answered.
         """
         threads = os.stat(_TASKS).st_nlink
         if threads > self._threads and self._running and self._watches_threads:
@@ -158,6 +160,8 @@ class _Host:
                 time.sleep(_LOOK_S)
         self._threads = threads
         self._server.flush()
+        if self._server.ended and self._running:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the daemon is about to
         self._running = []
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> None:

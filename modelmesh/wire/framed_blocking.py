@@ -119,6 +119,11 @@ class FramedServer:
                 callback()
 
     @property
+    def ended(self) -> bool:
+        """The link is lost: what was not flushed before will never be."""
+        return self._ended
+
+    @property
     def slow(self) -> bool:
         """More than HIGH_BYTES wait for a `flush`."""
         return self._outbox.unsent_bytes > HIGH_BYTES
