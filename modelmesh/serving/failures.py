@@ -2,11 +2,13 @@
 
 A model that failed to load is tried again by the next request, `max_attempts` times within
 `expiry_s`; after that its requests fail at once with the last failure until the oldest of those
-attempts has expired (ModelMesh's rule). Bounded: of the models that fail, the longest forgotten
-ones are dropped first. Pure: time is passed in.
+attempts has expired (ModelMesh's rule). What took a loaded model away is remembered beside them
+until it is loaded again: it is told, but keeps nobody from loading. Bounded: of the models that
+fail, the longest forgotten ones are dropped first. Pure: time is passed in.
 """
 
 from dataclasses import replace
+from math import inf
 
 from cachetools import LRUCache
 
@@ -22,6 +24,7 @@ class LoadFailures:
         self._max_attempts = max_attempts
         self._expiry_s = expiry_s
         self._failed: LRUCache[str, _Attempts] = LRUCache(most_models)
+        self._lost: LRUCache[str, tuple[float, Failure]] = LRUCache(most_models)
 
     def record(self, model_id: str, failure: Failure, now: float) -> None:
         """One more attempt has failed."""
@@ -31,6 +34,16 @@ class LoadFailures:
     def forget(self, model_id: str) -> None:
         """The model loaded, was registered anew, or an operator asks for another try."""
         self._failed.pop(model_id, None)
+        self._lost.pop(model_id, None)
+
+    def record_loss(self, model_id: str, failure: Failure, now: float) -> None:
+        """The model was loaded, and went for this."""
+        self._lost[model_id] = now, failure
+
+    def loss(self, model_id: str, now: float) -> str:
+        """Why the model was lost, if it was and has not been loaded since; else ""."""
+        at, failure = self._lost.get(model_id, (-inf, None))
+        return failure.message if failure is not None and now - at < self._expiry_s else ""
 
     def blocking(self, model_id: str, now: float) -> Failure | None:
         """The failure to answer with instead of another attempt, or None if one is allowed."""

@@ -201,6 +201,7 @@ class Instance:
 
     def model_lost(self, model_id: str, failure: Failure) -> None:
         log.warning("model lost", model=model_id, failure=failure.message)
+        self._failures.record_loss(model_id, failure, self._clock())
         self._loader.lost(model_id)
 
     def model_resized(self, model_id: str, size_bytes: int) -> None:

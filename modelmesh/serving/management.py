@@ -102,6 +102,8 @@ class Management:
             since_ms = round(copy.last_used * 1000) + offset_ms
             copies.insert(0, CopyStatus(self._instance_id, state, since_ms))
             messages.extend(self._warnings(model_id))
+        elif loss := self._failures.loss(model_id, now):
+            messages.append(loss)
         return ModelStatus(state, tuple(messages), tuple(copies))
 
     def state(self, model_id: str) -> State:
@@ -134,8 +136,6 @@ class Management:
             return None
         state, copy = self.state(model_id), self._copies.get(model_id)
         described = self._runtime.describe(model_id) if state is State.LOADED else None
-        errors = self._failures.errors(model_id, self._clock())
-        reason = errors[0][1] if errors and described is None else ""
         return ModelView(
             model_id,
             record.type,
@@ -145,10 +145,16 @@ class Management:
             size_bytes=copy.size_bytes if copy is not None else 0,
             last_used_ms=self._last_used_ms(model_id, record),
             tier=described.tier if described is not None else "",
-            reason=described.reason if described is not None else reason,
+            reason=described.reason if described is not None else self._why_not(model_id),
             warnings=described.warnings if described is not None else (),
             in_use=copy.in_use if copy is not None else 0,
         )
+
+    def _why_not(self, model_id: str) -> str:
+        """Why the model is not loaded, if there is a reason."""
+        now = self._clock()
+        errors = self._failures.errors(model_id, now)
+        return errors[0][1] if errors else self._failures.loss(model_id, now)
 
     def _last_used_ms(self, model_id: str, record: ModelRecord) -> int:
         copy = self._copies.get(model_id)

@@ -6,7 +6,7 @@ import pytest
 
 from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import Code, MeshError
+from modelmesh.errors import Code, Failure, MeshError
 from modelmesh.serving.status import State
 from tests.serving.fleet_of_one import One, until
 
@@ -50,6 +50,21 @@ async def test_load_now_without_sync_answers_loading() -> None:
     await until(lambda: "m" in one.runtime.gates)
     one.runtime.gates["m"].set_result(None)
     await until(lambda: one.copies.is_loaded("m"))
+
+
+async def test_the_status_says_why_a_model_was_lost_until_it_is_loaded_again() -> None:
+    one = One()
+    await one.management.register("m", RECORD, True, True)
+    one.runtime.held.discard("m")
+    one.instance.model_lost("m", Failure(Code.INTERNAL, "the model crashed its host"))
+    lost = await one.management.status("m")
+    assert (lost.state, lost.errors) == (State.NOT_LOADED, ("the model crashed its host",))
+    view = one.management.view("m")
+    assert view is not None
+    assert view.reason == "the model crashed its host"
+    assert one.instance.ready("m").ready, "the next request would be served"
+    again = await one.management.ensure_loaded("m", 0, True)
+    assert (again.state, again.errors) == (State.LOADED, ("warning: old scikit-learn",))
 
 
 async def test_a_failed_load_is_a_status_and_not_an_error() -> None:
