@@ -220,8 +220,10 @@ def _lower_limits(data_limit_bytes: int) -> None:
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write(str(OOM_SCORE_ADJ))
     if data_limit_bytes:
+        _, already = resource.getrlimit(resource.RLIMIT_DATA)  # the daemon may have been quicker
         limit = _data_bytes() + data_limit_bytes
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        if already == resource.RLIM_INFINITY or limit < already:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _data_bytes() -> int:

@@ -90,7 +90,8 @@ class Aftermath:
                 return ran(remains.unanswered[call_id])
             if call_id in host.link.left:
                 return host.link.left[call_id]
-        if host.sole and not host.retired:
+        alone = self._residents.get(host.sole)
+        if alone is not None and alone.home is host and not host.retired:
             return Ran("", host.sole)
         return None
 

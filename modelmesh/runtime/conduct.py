@@ -7,7 +7,7 @@ the fleet's memory of failed loads is in the registry.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cachetools import LRUCache
@@ -68,7 +68,9 @@ class Conduct:
 
     def _known(self, request: LoadRequest) -> _Record | None:
         record = self._records.get(request.model_id)
-        return record if record is not None and record.request == request else None
+        if record is None or replace(record.request, background=request.background) != request:
+            return None
+        return record
 
     def _record(self, request: LoadRequest) -> _Record:
         record = self._known(request)

@@ -29,6 +29,7 @@ from modelmesh.wire.framed import FramedLink
 from modelmesh.wire.journal import JournalEntry
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, text
 
+NOTHING: Final = JournalEntry(0, 0.0, ())
 MOST_LEFT: Final = 4096  # calls that were cancelled while they may have been running
 END_S: Final = 5.0  # a killed process is gone long before
 STATUS_S: Final = 0.25  # how long a dead host's keeper may take to say how it died
@@ -103,6 +104,7 @@ class Host:
         self._output = output
         self._on_end = on_end
         self._unanswered: dict[int, Call] = {}
+        self._last = NOTHING
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.link = HostLink(sock, on_lost=self._link_lost)
@@ -117,8 +119,8 @@ class Host:
         return not self.link.closed
 
     def running(self) -> JournalEntry:
-        """What the host says it runs now."""
-        return journal.read(self._page)
+        """What the host says it runs now; what it said last, once it is dead."""
+        return self._last if self.dead else journal.read(self._page)
 
     def what(self, entry: JournalEntry) -> Ran | None:
         """What an entry is about; None if none of its calls is known."""
@@ -193,10 +195,10 @@ class Host:
         self._loop.remove_reader(self._process.pidfd)
         if not self.link.closed:
             self.link.lose()
+        self._last = self.running()
         self.dead = True
         self.ended.set_result(None)
-        remains = Remains(self.running(), self._unanswered)
-        self._on_end(self, remains)
+        self._on_end(self, Remains(self._last, self._unanswered))
         self._process.close()
         self._output.close()
         self._page.release()

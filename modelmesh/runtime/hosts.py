@@ -90,8 +90,9 @@ class HostedRuntime:
             bring_back=self._bring_back,
             lose=self._lose,
         )
+        self._zygote = ZygoteClient(config.zygote)
         self._pool = HostPool(
-            ZygoteClient(config.zygote),
+            self._zygote,
             config.shared_hosts,
             config.capacity_bytes or memory.machine_bytes(),
             self._aftermath.host_ended,
@@ -179,6 +180,11 @@ class HostedRuntime:
         """The processes in which the models live now, for diagnosis."""
         homes = ((model_id, found.home) for model_id, found in self._residents.items())
         return {model_id: home.pid for model_id, home in homes if home is not None}
+
+    @property
+    def zygote_pid(self) -> int:
+        """For diagnosis; 0: none runs at this moment."""
+        return self._zygote.pid
 
     async def close(self, grace_s: float) -> None:
         await self._watch.close()

@@ -35,6 +35,10 @@ class Budget:
         self._bytes -= granted
         return granted
 
+    def give_back(self, unspent: int) -> None:
+        """These were not needed."""
+        self._bytes += unspent
+
 
 class Output:
     """The reading end of one host's output pipe, which it owns."""
@@ -73,7 +77,9 @@ class Output:
                 return
             data = os.read(self._fd, granted)
         except BlockingIOError:
+            self._budget.give_back(granted)
             return
+        self._budget.give_back(granted - len(data))
         if not data:
             self._end()
             return

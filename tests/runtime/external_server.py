@@ -1,4 +1,4 @@
-"""A model server of sixty lines, synchronous, as a customer might write it: ModelRuntime and infer."""
+"""A model server as a customer might write it, in sixty synchronous lines."""
 
 import json
 import threading
@@ -9,6 +9,8 @@ import grpc
 
 from modelmesh.pb import inference_pb2, inference_pb2_grpc, model_runtime_pb2_grpc
 from modelmesh.pb import model_runtime_pb2 as pb
+
+READY, STARTING = pb.RuntimeStatusResponse.READY, pb.RuntimeStatusResponse.STARTING
 
 
 class ExternalServer(
@@ -21,7 +23,7 @@ class ExternalServer(
         self.headers: list[dict[str, Any]] = []
         self.running = self.most_running = self.predicted_sizes = 0
         self._starting = starting
-        self._status = status or pb.RuntimeStatusResponse(status=1, runtimeVersion="test")
+        self._status = status or pb.RuntimeStatusResponse(status=READY, runtimeVersion="test")
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(8))
         model_runtime_pb2_grpc.add_ModelRuntimeServicer_to_server(self, self._server)
@@ -34,7 +36,7 @@ class ExternalServer(
 
     def runtimeStatus(self, request: Any, context: Any) -> Any:
         self._starting -= 1
-        return pb.RuntimeStatusResponse(status=0) if self._starting >= 0 else self._status
+        return pb.RuntimeStatusResponse(status=STARTING) if self._starting >= 0 else self._status
 
     def loadModel(self, request: Any, context: Any) -> Any:
         script = json.loads(request.modelKey or "{}")

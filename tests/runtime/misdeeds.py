@@ -1,7 +1,7 @@
 """Everything that a model should not do, on purpose. Runs in hosts only.
 
-`HostileRuntime` does what its model's key says (`{"on": "load" or "predict", "do": name}`); the same
-functions stand in pickles (`pickled`), which any runtime that reads pickles will run.
+`HostileRuntime` does what its model's key says (`{"on": "load" or "predict", "do": name}`); the
+same functions stand in pickles (`pickled`), which any runtime that reads pickles will run.
 """
 
 import ctypes
@@ -125,6 +125,8 @@ class HostileRuntime(Runtime):
 
     def load(self, source: ModelSource) -> Model:
         parameters = source.parameters()
+        if parameters.get("needs_file"):
+            Path(source.path).stat()
         if parameters.get("on") == "load":
             DEEDS[parameters["do"]]()
         return HostileModel(parameters)
@@ -143,6 +145,9 @@ class HostileModel(Model):
     def predict(self, inputs: Inputs) -> Any:
         if self._parameters.get("leak"):
             _leaked.append(np.ones(int(self._parameters["leak"]), np.uint8))
+        if self._parameters.get("log"):
+            with open(self._parameters["log"], "a") as log:
+                log.write(f"{inputs.first[0]:.0f}\n")
         time.sleep(self._parameters.get("predict_s", 0))
         if not self._done:
             self._done = not self._parameters.get("always")

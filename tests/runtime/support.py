@@ -1,4 +1,4 @@
-"""What the tests of this room share: a listener that remembers, requests, and short configurations."""
+"""What the tests of this room share: a listener that remembers, requests, configurations."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,13 +49,16 @@ def request(*numbers: float) -> bytes:
     message = inference_pb2.ModelInferRequest(model_name="asked")
     tensor = message.inputs.add(name="x", datatype="FP64", shape=[len(numbers)])
     tensor.contents.fp64_contents.extend(numbers)
-    return message.SerializeToString()
+    body: bytes = message.SerializeToString()
+    return body
 
 
-def begin(runtime: Runtime, model_id: str, deadline: float = NO_DEADLINE) -> FutureReply:
+def begin(
+    runtime: Runtime, model_id: str, number: float = 1.0, deadline: float = NO_DEADLINE
+) -> FutureReply:
     """Send one request; its answer is the future."""
     reply = FutureReply()
-    runtime.infer(model_id, Call(kinds.MODEL_INFER, request(1.0, 2.0), reply, deadline=deadline))
+    runtime.infer(model_id, Call(kinds.MODEL_INFER, request(number), reply, deadline=deadline))
     return reply
 
 

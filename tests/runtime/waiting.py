@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 
 async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
@@ -9,3 +10,12 @@ async def until(condition: Callable[[], object], within_s: float = 10.0) -> None
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  (what is awaited has no event: a process, a file)
             await asyncio.sleep(0.002)
+
+
+def is_dead(pid: int) -> bool:
+    """Whether no process of this pid runs any more."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"

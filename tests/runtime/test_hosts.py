@@ -1,0 +1,321 @@
+"""Our own hosts beyond the door's contract: moves, blame, quarantine, deaths, and costs."""
+
+import asyncio
+import json
+import os
+import signal
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from modelmesh.errors import Code, MeshError, Reason
+from modelmesh.runtime.door import LoadRequest
+from modelmesh.runtime.hosts import HostedRuntime
+from tests.runtime.support import Listener, ask, begin, config, dummy
+from tests.runtime.waiting import is_dead, until
+
+MIB = 1 << 20
+LISTENERS: WeakKeyDictionary[HostedRuntime, Listener] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _running(**changes: Any) -> AsyncIterator[HostedRuntime]:
+    runtime, listener = HostedRuntime(config(**changes)), Listener()
+    LISTENERS[runtime] = listener
+    await runtime.start(listener)
+    try:
+        yield runtime
+    finally:
+        await runtime.close(5.0)
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[HostedRuntime]:
+    async with _running() as running:
+        yield running
+
+
+def _hostile(model_id: str, path: str = "", file_bytes: int = 0, **key: Any) -> LoadRequest:
+    return LoadRequest(model_id, "hostile", path, json.dumps(key), file_bytes)
+
+
+def _large_file(folder: Path) -> tuple[str, int]:
+    path = folder / "model.bin"
+    path.write_bytes(os.urandom(2 * MIB))
+    return str(path), 2 * MIB
+
+
+def _listener(runtime: HostedRuntime) -> Listener:
+    return LISTENERS[runtime]
+
+
+def _tier(runtime: HostedRuntime, model_id: str) -> str:
+    described = runtime.describe(model_id)
+    return described.tier if described else ""
+
+
+async def _failure(runtime: HostedRuntime, model_id: str) -> MeshError:
+    with pytest.raises(MeshError) as caught:
+        await ask(runtime, model_id)
+    return caught.value
+
+
+# --- tiers
+
+
+async def test_a_large_unknown_file_starts_alone_and_settles(
+    runtime: HostedRuntime, tmp_path: Path
+) -> None:
+    model = _hostile("large", *_large_file(tmp_path))
+    shared = await runtime.load(dummy("other"))
+    loaded = await runtime.load(model)
+    alone = runtime.pids()["large"]
+    assert (shared.tier, loaded.tier) == ("shared", "process")
+    assert alone != runtime.pids()["other"]
+    while _tier(runtime, "large") == "process":
+        await ask(runtime, "large")
+    assert runtime.pids()["large"] == runtime.pids()["other"]
+    await until(lambda: is_dead(alone))
+    await ask(runtime, "large")
+    await runtime.unload("large")
+    again = await runtime.load(model)
+    assert (again.tier, again.reason) == ("shared", "proved small and quick")
+
+
+async def test_a_large_slow_model_stays_alone(runtime: HostedRuntime, tmp_path: Path) -> None:
+    await runtime.load(_hostile("slow", *_large_file(tmp_path), predict_s=0.03))
+    for _ in range(6):
+        await ask(runtime, "slow")
+    assert _tier(runtime, "slow") == "process"
+    await runtime.unload("slow")
+    again = await runtime.load(_hostile("slow", *_large_file(tmp_path), predict_s=0.03))
+    assert again.tier == "process"
+
+
+async def test_a_process_host_weighs_all_that_is_its_own(tmp_path: Path) -> None:
+    async with _running(tier="process") as runtime:
+        loaded = await runtime.load(_hostile("heavy", bytes=64 * MIB))
+        assert 64 * MIB < loaded.size_bytes < 80 * MIB
+
+
+# --- set aside
+
+
+async def test_a_slow_entry_keeps_its_host_and_the_others_get_another(
+    runtime: HostedRuntime,
+) -> None:
+    await runtime.load(dummy("slow", '{"predict_s": 1.0, "hold": true}'))
+    await runtime.load(dummy("quick"))
+    old = runtime.pids()["slow"]
+    assert runtime.pids()["quick"] == old
+    slow = begin(runtime, "slow")
+    quick = [begin(runtime, "quick") for _ in range(20)]
+    await asyncio.gather(*(reply.future for reply in quick))
+    assert not slow.future.done()
+    assert runtime.pids()["quick"] != old
+    await slow.future
+    assert (runtime.pids()["slow"], _tier(runtime, "slow")) == (old, "process")
+    await runtime.unload("slow")
+    again = await runtime.load(dummy("slow", '{"predict_s": 1.0, "hold": true}'))
+    assert again.tier == "process"
+    assert "held a shared host" in again.reason
+
+
+async def test_no_call_runs_twice_when_a_host_is_set_aside(
+    runtime: HostedRuntime, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    await runtime.load(_hostile("slow", predict_s=0.4))
+    await runtime.load(_hostile("logged", log=str(log)))
+    numbers = iter(range(100_000))
+    for _ in range(3):
+        replies = [begin(runtime, "slow")]
+        replies += [begin(runtime, "logged", next(numbers)) for _ in range(200)]
+        await asyncio.gather(*(reply.future for reply in replies))
+        await runtime.unload("slow")
+        await runtime.load(_hostile("slow", predict_s=0.4, round=next(numbers)))
+    ran = log.read_text().split()
+    assert len(ran) == 600
+    assert len(set(ran)) == 600
+
+
+async def test_where_memory_allows_no_second_host_the_stuck_one_is_ended() -> None:
+    async with _running(capacity_bytes=96 * MIB) as runtime:
+        await runtime.load(_hostile("neighbour", bytes=60 * MIB))
+        await runtime.load(_hostile("stuck", on="predict", do="hang"))
+        old = runtime.pids()["stuck"]
+        failure = (await _failure(runtime, "stuck")).failure
+        assert failure.reason is Reason.WORKER_CRASHED
+        assert "no memory" in failure.message
+        await until(lambda: is_dead(old))
+        await ask(runtime, "neighbour")
+
+
+# --- weight
+
+
+async def test_a_worn_host_is_replaced_and_nobody_notices() -> None:
+    async with _running(weigh_s=0.2) as runtime:
+        await runtime.load(_hostile("leaky", leak=8 * MIB))
+        await runtime.load(dummy("other"))
+        old = runtime.pids()["leaky"]
+        for _ in range(10):
+            await ask(runtime, "leaky")
+        await until(lambda: old not in runtime.pids().values())
+        await until(lambda: is_dead(old))
+        await asyncio.gather(ask(runtime, "leaky"), ask(runtime, "other"))
+        assert _listener(runtime).lost == {}
+        assert max(_listener(runtime).overheads) > 64 * MIB
+
+
+async def test_a_model_that_grows_in_its_own_host_grows_in_the_books() -> None:
+    async with _running(tier="process", weigh_s=0.2) as runtime:
+        loaded = await runtime.load(_hostile("leaky", leak=8 * MIB))
+        for _ in range(4):
+            await ask(runtime, "leaky")
+        await until(lambda: "leaky" in _listener(runtime).resized)
+        assert _listener(runtime).resized["leaky"] > loaded.size_bytes + 30 * MIB
+
+
+# --- blame
+
+
+async def test_a_host_that_is_killed_takes_only_what_it_ran(
+    runtime: HostedRuntime, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    for number in range(10):
+        await runtime.load(_hostile(f"m{number}", log=str(log), predict_s=0.001))
+    replies = [begin(runtime, f"m{number % 10}", number) for number in range(500)]
+    await until(lambda: log.exists() and log.stat().st_size > 50)
+    os.kill(runtime.pids()["m0"], signal.SIGKILL)
+    results = await asyncio.gather(*(reply.future for reply in replies), return_exceptions=True)
+    failed = [result for result in results if isinstance(result, MeshError)]
+    culprits = [error for error in failed if error.failure.reason is Reason.WORKER_CRASHED]
+    assert len(culprits) <= 1  # one entry, of one call: these models are not joined
+    for error in failed:  # the culprit's other calls never ran, and say so
+        assert error.failure.executed == (error in culprits)
+    ran = log.read_text().split()
+    assert len(ran) == len(set(ran))
+
+
+async def test_an_idle_host_that_is_killed_costs_nobody(runtime: HostedRuntime) -> None:
+    for number in range(3):
+        await runtime.load(dummy(f"m{number}"))
+    old = runtime.pids()["m0"]
+    os.kill(old, signal.SIGKILL)
+    await until(lambda: is_dead(old))
+    for number in range(3):
+        await ask(runtime, f"m{number}")
+    assert old not in runtime.pids().values()
+
+
+async def test_a_model_that_takes_hosts_down_again_and_again_is_quarantined(
+    runtime: HostedRuntime,
+) -> None:
+    villain = dummy("villain", '{"crash_on_predict": true}')
+    tiers = []
+    for _ in range(3):
+        tiers.append((await runtime.load(villain)).tier)
+        await _failure(runtime, "villain")
+    assert tiers == ["shared", "process", "process"]
+    with pytest.raises(MeshError) as caught:
+        await runtime.load(villain)
+    failure = caught.value.failure
+    assert (failure.code, failure.reason) == (Code.FAILED_PRECONDITION, Reason.QUARANTINED)
+    assert "signal 11" in failure.message
+    await runtime.load(dummy("villain"))  # another model under this id starts clean
+    await ask(runtime, "villain")
+
+
+async def test_a_quarantine_ends() -> None:
+    async with _running(quarantine_crashes=1, load_failure_expiry_s=0.5) as runtime:
+        villain = dummy("villain", '{"crash_on_predict": true}')
+        await runtime.load(villain)
+        await _failure(runtime, "villain")
+        with pytest.raises(MeshError, match="quarantined"):
+            await runtime.load(villain)
+        over = monotonic() + 0.5
+        await until(lambda: monotonic() > over)
+        await runtime.load(villain)
+
+
+async def test_a_file_that_is_gone_when_its_model_must_come_back(
+    runtime: HostedRuntime, tmp_path: Path
+) -> None:
+    path, size = _large_file(tmp_path)
+    await runtime.load(LoadRequest("other", "dummy", "", "{}"))
+    await runtime.load(_hostile("vanished", path, size, needs_file=True))
+    old = runtime.pids()["vanished"]
+    os.unlink(path)
+    os.kill(old, signal.SIGKILL)
+    await until(lambda: is_dead(old))
+    error = await _failure(runtime, "vanished")
+    assert error.failure.code in (Code.NOT_FOUND, Code.UNAVAILABLE, Code.FAILED_PRECONDITION)
+    assert not error.failure.executed
+    await ask(runtime, "other")
+
+
+# --- zygote and daemon
+
+
+async def test_the_zygotes_death_costs_no_host_and_the_next_host_is_born_all_the_same(
+    runtime: HostedRuntime,
+) -> None:
+    await runtime.load(dummy("m"))
+    before = runtime.pids()["m"]
+    zygote = runtime.zygote_pid
+    os.kill(zygote, signal.SIGKILL)
+    await until(lambda: runtime.zygote_pid != zygote)
+    await ask(runtime, "m")
+    assert runtime.pids()["m"] == before
+    for _ in range(2):
+        old = runtime.pids()["m"]
+        os.kill(old, signal.SIGKILL)
+        await until(partial(is_dead, old))
+        await ask(runtime, "m")
+    assert runtime.zygote_pid not in (0, zygote)
+
+
+async def test_close_leaves_no_process_behind(tmp_path: Path) -> None:
+    async with _running(predict_timeout_s=60.0) as runtime:
+        await runtime.load(dummy("m"))
+        await runtime.load(_hostile("hangs", on="predict", do="hang"))
+        begin(runtime, "hangs")
+        pids = {*runtime.pids().values(), runtime.zygote_pid}
+    assert all(is_dead(pid) for pid in pids)
+
+
+# --- what it costs (printed, never asserted)
+
+
+async def test_respawn_and_cold_loads_are_told(
+    runtime: HostedRuntime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    respawns, cold = [], []
+    await runtime.load(dummy("m"))
+    for number in range(10):
+        started = monotonic()
+        await runtime.load(dummy(f"cold-{number}"))
+        await ask(runtime, f"cold-{number}")
+        cold.append(monotonic() - started)
+    for _ in range(5):
+        old = runtime.pids()["m"]
+        await ask(runtime, "m")
+        os.kill(old, signal.SIGKILL)
+        started = monotonic()
+        await until(partial(is_dead, old))
+        await ask(runtime, "m")
+        respawns.append(monotonic() - started)
+    with capsys.disabled():
+        print(
+            f"\n  cold load + answer, shared: p50 {statistics.median(cold) * 1e3:.1f} ms;"
+            f" from kill -9 to the next answer: p50 {statistics.median(respawns) * 1e3:.1f} ms"
+        )
