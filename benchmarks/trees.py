@@ -45,11 +45,15 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def host_pids(root: int) -> list[int]:
-    """The model hosts of a daemon: the leaves of its tree, below the zygote."""
+def busiest_host(root: int) -> int:
+    """The model host of a daemon that has worked most; the others are spares, or new.
+
+    Hosts are the leaves of the daemon's tree, each below its keeper, below the zygote.
+    """
     family = tree(root)
     parents = {process.parent for process in family}
-    return [p.pid for p in family[1:] if p.pid not in parents and p.parent != root]
+    leaves = [p for p in family[1:] if p.pid not in parents and p.parent != root]
+    return max(leaves, key=lambda p: p.cpu_s).pid
 
 
 def _everyone() -> list[Process]:
