@@ -24,7 +24,7 @@ def shut_listeners(port: int) -> int:
 
 def connections(port: int) -> int:
     """How many accepted connections on this port are open."""
-    return sum(not listens for _, listens in _sockets(port))
+    return sum(not listens and _connected(sock) for sock, listens in _sockets(port))
 
 
 def _sockets(port: int) -> Iterator[tuple[socket.socket, bool]]:
@@ -37,6 +37,15 @@ def _sockets(port: int) -> Iterator[tuple[socket.socket, bool]]:
                     yield sock, bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
             finally:
                 sock.detach()
+
+
+def _connected(sock: socket.socket) -> bool:
+    """False for a listener that was shut: it listens no more, but its owner still holds it."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _is_on(sock: socket.socket, port: int) -> bool:

@@ -277,3 +277,10 @@ async def test_a_drain_by_age_loses_no_call(serve: Callable[..., Any]) -> None:
     for caller in callers:
         await caller.close()
     assert {(failure.code, failure.executed) for failure in last} == {(Code.UNAVAILABLE, False)}
+
+
+async def test_a_drain_that_nobody_is_connected_to_ends_at_once(serve: Callable[..., Any]) -> None:
+    """The listening socket, shut but still open, is no connection."""
+    server = await serve(echo, GrpcLimits(max_connection_age_s=60))
+    assert connections(server.port) == 0
+    await asyncio.wait_for(server.drain(60), 5)
