@@ -40,6 +40,8 @@ _MODEL_BUSY = Failure(
     Reason.OVERLOADED,
     retry_after_s=0.1,
 )
+_LEFT = Failure(Code.CANCELLED, "the caller left")
+_BROKEN = Failure(Code.INTERNAL, "internal error", Fault.PEER, executed=True)
 _EXPLAIN = kinds.V1_EXPLAIN
 _PREDICTS = frozenset({kinds.MODEL_INFER, kinds.V1_PREDICT, kinds.V2_INFER})
 
@@ -66,6 +68,7 @@ class Instance:
         *,
         max_concurrent_calls: int,
         inflight_limit: Callable[[str], int] = lambda _model_id: -1,
+        log_each_invoke: bool = False,
     ) -> None:
         """`inflight_limit(model_id)`: calls in flight that one copy takes; negative: any number."""
         self._models = parts.models
@@ -77,6 +80,7 @@ class Instance:
         self._clock = parts.clock
         self._most_open = max_concurrent_calls
         self._inflight_limit = inflight_limit
+        self._log_each_invoke = log_each_invoke
         self._open = 0
         self._idle: asyncio.Event | None = None
         self.draining = False
@@ -110,13 +114,19 @@ class Instance:
             return
         served.copy = copy
         served.invoked = now
+        if not served.waited:
+            served.when_gone(lambda: self._left(served))
         if 0 <= self._inflight_limit(served.model_id) < copy.in_use:
             served.finish(_MODEL_BUSY)
             return
         call = served.call
-        self._runtime.infer(
-            served.model_id, Call(call.kind, call.body, served, call.metadata, call.deadline)
-        )
+        try:
+            self._runtime.infer(
+                served.model_id, Call(call.kind, call.body, served, call.metadata, call.deadline)
+            )
+        except Exception:  # else the model would stay in use for ever
+            log.exception("the runtime broke", model=served.model_id, kind=call.kind)
+            served.finish(_BROKEN)
 
     def _wait(self, served: Served) -> None:
         try:
@@ -129,18 +139,19 @@ class Instance:
             return
         served.waited = True
         waiter = Waiter(lambda: self._serve_waiting(served), served.finish, len(served.call.body))
-        served.when_gone(lambda: self._left(served, waiter))
         self._loader.wait(served.model_id, record, waiter, served.call.deadline)
+        served.when_gone(lambda: self._left(served, waiter))  # at once, if it has left already
 
     def _serve_waiting(self, served: Served) -> None:
         now = self._clock()
         self._metrics.cache_miss_ms.observe((now - served.started) * 1000)
         self._serve(served, now)
 
-    def _left(self, served: Served, waiter: Waiter) -> None:
-        if served.copy is None:
+    def _left(self, served: Served, waiter: Waiter | None = None) -> None:
+        """Nobody waits for the answer; the runtime, if it has the call, is told so as well."""
+        if served.copy is None and waiter is not None:
             self._loader.leave(served.model_id, waiter)
-            served.finish(Failure(Code.CANCELLED, "the caller left"))
+        served.finish(_LEFT)
 
     def ended(self, served: Served, code: str, response_bytes: int) -> None:
         """A call has its answer (from `Served`)."""
@@ -152,6 +163,11 @@ class Instance:
             if effects:
                 self._loader.carry_out(effects)
             metrics.invoke(call.kind, code, now - served.invoked)
+            if self._log_each_invoke:
+                log.info(
+                    "model invoked", model=served.model_id, method=call.kind.rpartition("/")[2],
+                    code=code, took_s=round(now - served.invoked, 6),
+                )  # fmt: skip
             if call.kind in _PREDICTS:
                 metrics.kserve("predict", served.model_id, now - served.invoked)
             elif call.kind == _EXPLAIN:

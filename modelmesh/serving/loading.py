@@ -37,6 +37,7 @@ _LATE = Failure(Code.DEADLINE_EXCEEDED, "deadline exceeded while the model was l
 _CLOSING = Failure(
     Code.UNAVAILABLE, "this daemon is shutting down", Fault.CAPACITY, Reason.DRAINING, 1.0
 )
+_BROKEN = Failure(Code.INTERNAL, "internal error", Fault.PEER, executed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,10 @@ class Loader:
         self._limits = limits
         self._clock = clock
         self._flights: dict[str, Flight] = {}
-        self._gone: dict[str, asyncio.Future[None]] = {}  # unloads under way
+        self._gone: dict[str, asyncio.Future[None]] = {}  # for those who wait for an unload
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._slots = LoadQueue(1, limits.most_flights)
 
     def open(self, load_concurrency: int) -> None:
@@ -119,6 +121,8 @@ class Loader:
         waiter.failed(_LATE)
 
     def _full(self, model_id: str, waiter: Waiter) -> Failure | None:
+        if self._closed:
+            return _CLOSING
         if self._waiting_bytes + waiter.held_bytes > self._limits.waiting_bytes:
             return _overloaded("requests that wait for loads hold too many bytes already")
         if model_id not in self._flights and len(self._flights) >= self._limits.most_flights:
@@ -142,19 +146,27 @@ class Loader:
         try:
             if predecessor is not None:
                 await asyncio.wait([predecessor])
-            loaded = await self._bring(flight)
+            self._arrive(flight, await self._bring(flight), started)
         except MeshError as error:
             self._fail(flight, error.failure)
         except asyncio.CancelledError:
             self._abandon(flight)
             raise
-        else:
-            self._arrive(flight, loaded, started)
+        except Exception:  # a door that breaks must not leave anybody waiting, nor its room taken
+            log.exception("a load broke", model=flight.model_id)
+            self._fail(flight, _BROKEN)
         finally:
             if self._flights.get(flight.model_id) is flight:
                 del self._flights[flight.model_id]
 
     async def _bring(self, flight: Flight) -> LoadedModel:
+        try:
+            return await self._load(flight)
+        except BaseException:
+            await self._storage.release(flight.model_id)  # also what was fetched by half
+            raise
+
+    async def _load(self, flight: Flight) -> LoadedModel:
         record, model_id = flight.record, flight.model_id
         local = await self._storage.fetch(model_id, record.path, record.key)
         request = LoadRequest(
@@ -211,8 +223,9 @@ class Loader:
         model_id, now = flight.model_id, self._clock()
         if flight.begun or failure.reason is Reason.LOAD_FAILED:
             self._metrics.load_failures.inc()
-            self._failures.record(model_id, failure, now)
             log.warning("model failed to load", model=model_id, failure=failure.message)
+            if _speaks_of_the_model(failure):
+                self._failures.record(model_id, failure, now)
         self._end(flight, failure)
         self._clear(model_id, now)
 
@@ -258,7 +271,6 @@ class Loader:
             elif isinstance(effect, Refuse):
                 self._give_turn(effect.model_id, effect.failure)
             else:
-                self._gone[effect.model_id] = asyncio.get_running_loop().create_future()
                 spawn(self._unload(effect), f"unload {effect.model_id}")
         self._set_timer()
 
@@ -282,16 +294,15 @@ class Loader:
         try:
             await self._runtime.unload(model_id)
             await self._storage.release(model_id)
-        except MeshError as error:
+        except Exception as error:  # its room must not stay taken, whatever broke
             self._metrics.unload_attempt_failures.inc()
             self._metrics.unload_failures.inc()
-            log.error("unload failed", model=model_id, failure=error.failure.message)
+            unforeseen = not isinstance(error, MeshError)
+            log.error("unload failed", model=model_id, failure=str(error), exc_info=unforeseen)
         self._metrics.unload_ms.observe((self._clock() - started) * 1000)
         if self._copies.state(model_id) is State.UNLOADING:
             self.carry_out(self._copies.unloaded(model_id, self._clock()))
-        gone = self._gone.pop(model_id, None)
-        if gone is not None and not gone.done():
-            gone.set_result(None)
+        self._is_gone(model_id)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -311,10 +322,15 @@ class Loader:
         """Unload after the last call, and wait for it; False if the model was not loaded."""
         if not self._copies.is_loaded(model_id):
             return False
+        gone = self._gone.setdefault(model_id, asyncio.get_running_loop().create_future())
         self.carry_out(self._copies.unload(model_id, self._clock()))
-        while (gone := self._gone.get(model_id)) is not None:
-            await asyncio.wait([gone], timeout=self._limits.space_wait_s)
+        await asyncio.wait([gone])  # bounded by the timeouts of its last calls and of its unload
         return True
+
+    def _is_gone(self, model_id: str) -> None:
+        gone = self._gone.pop(model_id, None)
+        if gone is not None and not gone.done():
+            gone.set_result(None)
 
     def forget(self, model_id: str) -> None:
         """The model is no longer registered, or under this name there is another now."""
@@ -328,12 +344,21 @@ class Loader:
         """The runtime no longer holds the model, and its memory is free."""
         if self._copies.state(model_id) in (State.LOADED, State.UNLOADING):
             self.carry_out(self._copies.lost(model_id, self._clock()))
+            spawn(self._storage.release(model_id), f"release {model_id}")
+            self._is_gone(model_id)
 
     async def close(self) -> None:
         """End every flight; whoever waits is told to try elsewhere."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         await stop(*(flight.task for flight in list(self._flights.values())))
+
+
+def _speaks_of_the_model(failure: Failure) -> bool:
+    """Whether a failed load is held against its model: not where there was no host for it."""
+    began = failure.executed or failure.code is not Code.UNAVAILABLE
+    return began or failure.reason is Reason.LOAD_FAILED
 
 
 def _overloaded(message: str) -> Failure:

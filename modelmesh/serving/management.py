@@ -239,5 +239,8 @@ class Management:
             local = await self._storage.fetch(model_id, record.path, record.key)
         except MeshError:
             return 1
+        finally:
+            if self._copies.get(model_id) is None and not self._loader.is_coming(model_id):
+                await self._storage.release(model_id)  # who only asks keeps no files
         request = LoadRequest(model_id, record.type, local.path, record.key, local.size_bytes)
         return self._runtime.predict_size(request)

@@ -2,7 +2,8 @@
 
 It stands between the caller's reply and whoever answers, counts the call as open until it has
 ended, and holds the model in use from the moment it is handed to the runtime. A caller that leaves
-does not end it: the model is in use until the runtime says that it is done with the call.
+ends it, for nobody else will: a runtime that is told of it drops the call without a word, and what
+it has begun comes before an unload in any case.
 """
 
 from collections.abc import Callable
@@ -50,8 +51,10 @@ class Served:
     def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
         if self._open:
             self._open = False
-            self._reply.answer(body, metadata)
-            self._owner.ended(self, "OK", len(body))
+            try:
+                self._reply.answer(body, metadata)
+            finally:  # a wire that breaks must not keep the model in use for ever
+                self._owner.ended(self, "OK", len(body))
 
     def send(self, message: Body) -> None:
         if self._open:
@@ -61,9 +64,11 @@ class Served:
     def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
         if self._open:
             self._open = False
-            self._reply.finish(failure, metadata)
-            code = "OK" if failure is None else failure.code.name
-            self._owner.ended(self, code, self._sent_bytes)
+            try:
+                self._reply.finish(failure, metadata)
+            finally:
+                code = "OK" if failure is None else failure.code.name
+                self._owner.ended(self, code, self._sent_bytes)
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         self._reply.when_gone(callback)

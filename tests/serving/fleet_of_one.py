@@ -22,11 +22,17 @@ class One:
     """A daemon without ports."""
 
     def __init__(
-        self, capacity_bytes: int = 1000, *, waiting_bytes: int = 1000, most_flights: int = 100
+        self,
+        capacity_bytes: int = 1000,
+        *,
+        waiting_bytes: int = 1000,
+        most_flights: int = 100,
+        runtime: MemoryRuntime | None = None,
+        storage: MemoryStorage | None = None,
     ) -> None:
         self.now = 0.0  # added to the loop's clock
-        self.runtime = MemoryRuntime()
-        self.storage = MemoryStorage()
+        self.runtime = runtime or MemoryRuntime()
+        self.storage = storage or MemoryStorage()
         self.store = MemoryStore()
         self.metrics = Metrics()
         models, copies = Models(self.store), Copies(capacity_bytes)
