@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modelmesh.runtime import client, host
 from modelmesh.runtime.door import LoadRequest
-from modelmesh.runtime.host import Host, named
+from modelmesh.runtime.host import Host, Ran, named
 from modelmesh.runtime.zygote import ZygoteClient, ZygoteConfig
 from modelmesh.wire import kinds
 from modelmesh.wire.awaiting import FutureReply
@@ -36,12 +36,10 @@ async def test_calls_that_were_taken_away_never_start(tmp_path: Path) -> None:
         await _load(one, "slow", predict_s=0.5)
         await _load(one, "logged", log=str(log))
         slow = _begin(one, "slow", 0)
-        await until(lambda: one.running().call_ids)
+        await until(lambda: one.what(one.running()) == Ran(kinds.MODEL_INFER, "slow"))
         taken = [_begin(one, "logged", number) for number in range(5)]
         await asyncio.sleep(0)  # they leave with this turn of the loop
-        running = one.what(one.shut())
-        assert running is not None
-        assert running.model_id == "slow"
+        assert one.what(one.shut()) == Ran(kinds.MODEL_INFER, "slow")
         later = _begin(one, "logged", 99)
         await asyncio.gather(slow.future, later.future)
         assert log.read_text().split() == ["99"]
