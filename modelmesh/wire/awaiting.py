@@ -68,8 +68,8 @@ class FutureReply:
 
     def leave(self) -> None:
         """The asker gives up: whoever works on the call is told."""
-        if self.gone:
-            return
+        if self._gone or (self.future.done() and not self.future.cancelled()):
+            return  # a future that was cancelled while it was awaited is no answer
         self._gone = True
         callbacks, self._when_gone = self._when_gone, []
         for callback in callbacks:
