@@ -84,11 +84,15 @@ class Aftermath:
                 self._bring_back(resident)
 
     def _culprit(self, host: Host, remains: Remains) -> Ran | None:
-        """What was running; in a host of one model, that model even if nothing was."""
+        """What was running; in a host of one model, that model even if nothing was.
+
+        Nobody, where the daemon let go of what nobody waited for: that is no crash.
+        """
+        let_go = host.retired and host.doom is None
         for call_id in remains.running.call_ids:
             if call_id in remains.unanswered:
                 return ran(remains.unanswered[call_id])
-            if call_id in host.link.left:
+            if call_id in host.link.left and not let_go:
                 return host.link.left[call_id]
         alone = self._residents.get(host.sole)
         if alone is not None and alone.home is host and not host.retired:

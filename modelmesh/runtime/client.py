@@ -7,6 +7,7 @@ refusal means, who supervises whom) is for the caller of these functions. Failur
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -171,9 +172,10 @@ def _parsed(message: M, body: Body) -> M:
 
 def _seconds(milliseconds: str | None) -> float | None:
     try:
-        return None if milliseconds is None else float(milliseconds) / 1e3
+        seconds = float(milliseconds or "nan") / 1e3
     except ValueError:
         return None
+    return seconds if 0 <= seconds < inf else None
 
 
 def _broken(message: str) -> MeshError:

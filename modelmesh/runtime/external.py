@@ -122,19 +122,19 @@ class ExternalRuntime:
         return max(1, known or default)
 
     async def load(self, request: LoadRequest) -> LoadedModel:
-        parting = self._parting.pop(request.model_id, None)
+        parting = self._parting.get(request.model_id)
         if parting is not None:
             await asyncio.wait([parting])  # else its unload might follow this load
         started = monotonic()
         try:
             answer = await client.load(self._runtime, request, started + self._load_timeout_s)
+            size_bytes = answer.size_bytes or await self._model_size(request)
         except BaseException as error:
             give_up = spawn(self._give_up(request.model_id), f"give up {request.model_id}")
             self._parting[request.model_id] = give_up
             if isinstance(error, MeshError):
                 raise MeshError(_load_failure(error.failure, self._load_timeout_s)) from None
             raise
-        size_bytes = answer.size_bytes or await self._model_size(request)
         self._sizes[_files(request)] = size_bytes
         limit = self._concurrency(request, answer.max_concurrency)
         most = inflight_limit(self._config.max_inflight_per_model, limit, external=True)

@@ -12,7 +12,7 @@ import mmap
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from resource import RLIMIT_DATA, prlimit
 from time import monotonic
@@ -168,6 +168,8 @@ class Host:
 
     async def retire(self) -> None:
         """Let it go: hang up, so that an idle host exits; one that is busy is killed."""
+        if self.dead:
+            return
         self.retired = True
         if self.running().call_ids:
             self._process.kill()
@@ -212,23 +214,32 @@ async def spawn(
     on_end: Callable[[Host, Remains], None],
 ) -> Host:
     """A new host. UNAVAILABLE where there is none to be had."""
-    ours, theirs = socket.socketpair()
-    page_fd = _sealed_page(number)
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+    with ExitStack() as ours, ExitStack() as theirs:
+        try:
+            link, their_link = socket.socketpair()
+            ours.callback(link.close)
+            theirs.callback(their_link.close)
+            page_fd = _sealed_page(number)
+            theirs.callback(os.close, page_fd)
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, write_fd)
+            page = mmap.mmap(page_fd, journal.SIZE_BYTES)
+            output = _output(read_fd, number)
+            ours.callback(output.close)
+        except OSError as error:
+            raise no_host(f"no means for a host: {error}") from None
+        fds = their_link.fileno(), page_fd, write_fd
+        process = await zygote.spawn(number, fds, data_limit_bytes, {"weigh": "allocator"})
+        ours.pop_all()  # the host's from now on
+        return Host(number, process, link, page, output, on_end)
+
+
+def _output(read_fd: int, number: int) -> Output:
     try:
-        process = await zygote.spawn(
-            number, (theirs.fileno(), page_fd, write_fd), data_limit_bytes, {"weigh": "allocator"}
-        )
-        page = mmap.mmap(page_fd, journal.SIZE_BYTES)
-        return Host(number, process, ours, page, Output(read_fd, number), on_end)
-    except BaseException:
-        ours.close()
+        return Output(read_fd, number)
+    except OSError:
         os.close(read_fd)
         raise
-    finally:
-        theirs.close()
-        os.close(write_fd)
-        os.close(page_fd)
 
 
 def _sealed_page(number: int) -> int:
@@ -238,9 +249,9 @@ def _sealed_page(number: int) -> int:
         os.ftruncate(fd, journal.SIZE_BYTES)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except OSError as error:
+    except OSError:
         os.close(fd)
-        raise no_host(f"no journal page: {error}") from None
+        raise
     return fd
 
 

@@ -163,7 +163,7 @@ class HostedRuntime:
             return
         home = resident.home
         if home is None or home.link.closed:
-            resident.waiting.append(call)
+            resident.wait(call)
             if home is None:
                 self._bring_back(resident)
             return
@@ -242,6 +242,7 @@ class HostedRuntime:
                 named(model_id),
                 partial(self._tainted, host, model_id),
             )
+            size_bytes = await self._weigh(host, answer.size_bytes)
         except BaseException as error:
             self._give_up(host, model_id)
             if isinstance(error, MeshError):
@@ -249,13 +250,13 @@ class HostedRuntime:
             raise
         finally:
             self._loading.pop(model_id, None)
-        size_bytes = await self._weigh(host, answer.size_bytes)
+        took_s = monotonic() - started
         host.models[model_id] = size_bytes
         self._experience.weighed(request, size_bytes)
         as_decided = host.tier is decision.tier
         return LoadedModel(
             size_bytes,
-            answer.load_s if answer.load_s is not None else monotonic() - started,
+            took_s if answer.load_s is None else min(answer.load_s, took_s),
             str(host.tier),
             decision.reason if as_decided else self._conduct.offence(request),
             answer.warnings,

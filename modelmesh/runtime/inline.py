@@ -93,7 +93,8 @@ class InlineRuntime:
     async def close(self, grace_s: float) -> None:
         for model_id in list(self._loaded):
             await self.unload(model_id)
-        await self._caller.close()
+        if self._core is not None:  # else it never started
+            await self._caller.close()
 
     def _predicted_size(self, request: LoadRequest) -> int | Failure:
         """The core answers this at once."""

@@ -30,6 +30,15 @@ class Resident:
     def __post_init__(self) -> None:
         self.named = named(self.request.model_id)
 
+    def wait(self, call: Call) -> None:
+        """Keep the call until the model has a home, or its caller leaves."""
+        self.waiting.append(call)
+        call.reply.when_gone(lambda: self._forget(call))
+
+    def _forget(self, call: Call) -> None:
+        if call in self.waiting:
+            self.waiting.remove(call)
+
     def addressed(self, call: Call) -> Call:
         """The call as its host wants it: the model's id, and what is needed to read the body.
 

@@ -28,7 +28,6 @@ from modelmesh.errors import Code, Failure, Fault, MeshError
 log = structlog.get_logger("runtime")
 
 MESSAGE_BYTES: Final = 1 << 16
-SPAWN_S: Final = 10.0  # a fork takes milliseconds: beyond this the machine is out of something
 END_S: Final = 5.0
 
 # What a host may know of the daemon's environment.
@@ -44,6 +43,7 @@ class ZygoteConfig:
     runtimes: str = ""
     model_threads: int = 1
     start_s: float = 60.0
+    spawn_s: float = 10.0  # a fork takes milliseconds: a zygote that takes longer hangs
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -113,6 +113,8 @@ class _Generation:
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.dead = False
+        self._end: asyncio.Future[None] = self._loop.create_future()
+        self._spawn_s = config.spawn_s
         self._births: dict[int, asyncio.Future[HostProcess]] = {}
         self._living: dict[int, HostProcess] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -141,10 +143,13 @@ class _Generation:
         request = {"host": host, "data_limit_bytes": data_limit_bytes, "options": options}
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], fds)
-            async with asyncio.timeout(SPAWN_S):
+            async with asyncio.timeout(self._spawn_s):
                 return await birth
-        except (OSError, TimeoutError) as error:
-            raise no_host(f"the zygote gave no host: {error or 'timeout'}") from None
+        except TimeoutError:
+            await self._kill()  # it hangs; its hosts live on, and the next spawn starts another
+            raise no_host(f"the zygote gave no host in {self._spawn_s:g} s") from None
+        except OSError as error:
+            raise no_host(f"the zygote gave no host: {error}") from None
         finally:
             self._births.pop(host, None)
 
@@ -190,6 +195,7 @@ class _Generation:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self.dead = True
+        self._end.set_result(None)
         code = self._process.wait()
         failure = no_host(f"the zygote has ended ({code})")
         _refuse(self.ready, failure)
@@ -198,8 +204,13 @@ class _Generation:
         self._close_if_over()
 
     def _close_if_over(self) -> None:
-        if self.dead and not self._living:
+        if self.over:
             self._close_control()
+
+    @property
+    def over(self) -> bool:
+        """Dead, and so are all its hosts."""
+        return self.dead and not self._living
 
     def _orphan(self) -> None:
         """No keeper is left to tell how these ended."""
@@ -214,12 +225,20 @@ class _Generation:
             self._control.close()
 
     async def close(self) -> None:
-        """Hang up: the zygote exits, and keepers end what hosts are left."""
+        """Hang up: the zygote exits, and keepers end what hosts are left.
+
+        One that is not ready, or that hangs, would not notice: it is ended by force.
+        """
         self._close_control()
         self._orphan()
-        async with asyncio.timeout(END_S):
-            while not self.dead:  # noqa: ASYNC110  (the pidfd's reader sets it)
-                await asyncio.sleep(0.001)
+        if self.ready.done():
+            await asyncio.wait([self._end], timeout=END_S)
+        if not self.dead:
+            await self._kill()
+
+    async def _kill(self) -> None:
+        self._process.kill()
+        await asyncio.wait([self._end], timeout=END_S)
 
 
 class ZygoteClient:
@@ -265,8 +284,11 @@ class ZygoteClient:
         if self._now is None or self._now.dead:
             if self._now is not None:
                 log.warning("zygote died, starting another", pid=self._now.pid)
-                self._before.append(self._now)
-            self._now = _Generation(self._config)
+                self._before = [each for each in self._before if not each.over] + [self._now]
+            try:
+                self._now = _Generation(self._config)
+            except OSError as error:
+                raise no_host(f"no zygote can be started: {error}") from None
         return self._now
 
     async def _ready(self, generation: _Generation) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""A runtime whose import never ends."""
+
+import threading
+
+threading.Event().wait()
