@@ -214,10 +214,17 @@ class HostedRuntime:
             try:
                 return host, await self._load_into(host, request, decision)
             except MeshError as error:
-                if not _never_began(error.failure):
+                if decision.tier is Tier.SHARED and error.failure.reason is Reason.NO_SPACE:
+                    decision = self._apart(request)
+                elif not _never_began(error.failure):
                     raise
-                log.info("a load never began, trying another host", model=request.model_id)
+                log.info("a load goes to another host", model=request.model_id, tier=decision.tier)
         raise MeshError(blame.NEVER_BEGAN)
+
+    def _apart(self, request: LoadRequest) -> TierDecision:
+        """What is too large for a shared host shows alone whether it is too large for any."""
+        self._conduct.stalled(request, "found no memory in a shared host")
+        return TierDecision(Tier.PROCESS, self._conduct.offence(request))
 
     async def _host_for(self, request: LoadRequest, tier: Tier) -> Host:
         if tier is Tier.SHARED:
