@@ -16,6 +16,7 @@ log = structlog.get_logger("model")
 READ_BYTES: Final = 1 << 16
 BYTES_PER_S: Final = 16 << 10
 BURST_BYTES: Final = 64 << 10
+LEAST_BYTES: Final = 4 << 10  # taken at a time, since around each piece the log tells of a gap
 LINE_CHARACTERS: Final = 1000
 _DROPS_A_TURN: Final = 16
 
@@ -71,12 +72,15 @@ class Output:
 
     def _readable(self) -> None:
         granted = self._budget.take(monotonic(), READ_BYTES)
+        data = None
         try:
-            if not granted:
+            if granted < LEAST_BYTES:
                 self._drop()
-                return
-            data = os.read(self._fd, granted)
+            else:
+                data = os.read(self._fd, granted)
         except BlockingIOError:
+            pass
+        if data is None:
             self._budget.give_back(granted)
             return
         self._budget.give_back(granted - len(data))
