@@ -4,8 +4,9 @@ One `Metrics` per daemon, with a registry of its own: nothing global, so a test 
 its daemon did. Rooms call methods named after what happened; names, buckets and labels live here.
 Children are kept after their first use, since looking one up costs more than counting.
 
-Labels are bounded: `method` and `code` come from small sets; a model's name is a label only where
-the operator asks for it (`per_model_metrics=true`); from the `MOST_MODELS`th name on it is "other".
+Labels are bounded: codes come from a small set; callers choose methods, and beyond `MOST_METHODS`
+it is "other"; a model's name is a label only where the operator asks for it
+(`per_model_metrics=true`), and from the `MOST_MODELS`th name on it is "other".
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
 MOST_MODELS: Final = 1000
+MOST_METHODS: Final = 200
 
 _MILLISECONDS: Final = (
     0.5, 1, 2, 5, 10, 20, 50, 75, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 60000, 120000,
@@ -52,6 +54,7 @@ class Metrics:
         self._per_model = per_model
         self._fq_names = fq_names
         self._models: set[str] = set()
+        self._methods: set[str] = set()
         self._children: dict[tuple[str, str], tuple[Histogram, ...]] = {}
         self._kserve: dict[tuple[str, str], Histogram] = {}
         self._requests()
@@ -102,10 +105,12 @@ class Metrics:
         child.observe(seconds)
 
     def _bind(self, method: str, code: str) -> tuple[Histogram, ...]:
+        known = method in self._methods or len(self._methods) < MOST_METHODS
         name = method if self._fq_names else method.rpartition("/")[2]
         parents = (self._api, self._in, self._out, self._invoke)
-        children = tuple(parent.labels(name, code) for parent in parents)
-        if len(self._children) < MOST_MODELS:
+        children = tuple(parent.labels(name if known else "other", code) for parent in parents)
+        if known:
+            self._methods.add(method)
             self._children[method, code] = children
         return children
 

@@ -1,6 +1,6 @@
 """Names, labels and bounds of the metrics."""
 
-from modelmesh.observe.metrics import MOST_MODELS, Gauges, Metrics
+from modelmesh.observe.metrics import MOST_METHODS, MOST_MODELS, Gauges, Metrics
 
 MODELMESH_NAMES = [
     "modelmesh_invoke_model_milliseconds",
@@ -77,3 +77,16 @@ def test_models_are_no_label_unless_asked_for_and_then_bounded() -> None:
     text = _text(loud)
     assert 'request_predict_seconds_count{model_name="m0"} 1.0' in text
     assert 'request_predict_seconds_count{model_name="other"} 10.0' in text
+
+
+def test_methods_that_callers_make_up_take_a_bounded_memory() -> None:
+    metrics = Metrics()
+    metrics.request("/known.Service/Method", "OK", 0.1, 1, 1)
+    for number in range(MOST_METHODS + 50):
+        metrics.request(f"/made.Up/M{number}", "NOT_FOUND", 0.1, 1, 1)
+    metrics.request("/known.Service/Method", "NOT_FOUND", 0.1, 1, 1)
+    text = _text(metrics)
+    count = 'modelmesh_api_request_milliseconds_count{code="'
+    assert text.count(count) <= MOST_METHODS + 2
+    assert count + 'NOT_FOUND",method="other"} 51.0' in text
+    assert count + 'NOT_FOUND",method="Method"} 1.0' in text, "a method once known stays known"
