@@ -23,3 +23,21 @@ async def test_it_serves_on_the_callers_loop() -> None:
     assert [inferred(answer)["sum"] for answer in answers] == [[0.0], [1.0], [2.0], [3.0]]
     assert loop.time() - begun >= 0.05
     await caller.close()
+
+
+async def test_calls_that_come_one_a_turn_are_gathered_while_several_callers_are_at_work() -> None:
+    loop = asyncio.get_running_loop()
+    caller = LoopbackCaller(InlineHost("", {}, loop.call_later, loop.time))
+    await ask(caller, kinds.LOAD_MODEL, load_body("m", "dummy", ""))
+
+    async def infer(turns: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        body = infer_body([[1.0]], counters=True)
+        answer = await ask(caller, kinds.MODEL_INFER, body, named("m"))
+        return int(inferred(answer)["predicts"][0])
+
+    assert await infer(0) == 1
+    assert await asyncio.gather(infer(0), infer(0)) == [2, 2], "together, so several are at work"
+    assert await asyncio.gather(*(infer(3 * n) for n in range(8))) == [3] * 8
+    await caller.close()
