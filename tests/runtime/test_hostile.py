@@ -229,7 +229,7 @@ async def test_a_thread_that_crashes_late(scene: Scene, on: str) -> None:
 async def test_a_pickle_that_wants_100_gb(scene: Scene, tmp_path: Path) -> None:
     failure = await _load_failure(scene, _pickle("allocate", tmp_path))
     assert "MemoryError" in failure.message
-    assert (failure.code, failure.reason) == (Code.UNAVAILABLE, Reason.NO_SPACE)
+    assert (failure.code, failure.reason) == (Code.FAILED_PRECONDITION, Reason.TOO_LARGE)
     assert set(scene.runtime.pids().values()) == {scene.host_pid}
     await scene.unharmed()
 
