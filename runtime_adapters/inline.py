@@ -20,7 +20,6 @@ from runtime_adapters import finding
 from runtime_adapters.core import MOST_ANSWER_BYTES, HostCore
 from runtime_adapters.sizing import NoScale, Scale
 
-
 _PAUSE_S: Final = 0.001
 _MOST_PAUSES: Final = 8
 _PROBE_EVERY: Final = 256
