@@ -107,7 +107,8 @@ class ModelSource:
             raise BadModel(f"Missing Model File: {self.path or 'no path'}")
         if not path.is_dir():
             return path
-        found = sorted(entry for entry in path.iterdir() if entry.suffix in suffixes)
+        entries = (entry for entry in path.iterdir() if entry.suffix in suffixes)
+        found = sorted(entry for entry in entries if entry.is_file())  # a fifo would hang its host
         if not found:
             raise BadModel(f"Missing Model File: no {', '.join(suffixes)} in {path}")
         if len(found) > 1:
