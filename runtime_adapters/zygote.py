@@ -117,6 +117,7 @@ class Zygote:
 def main() -> None:
     """Import, freeze, serve."""
     keeper.name_process("mm-zygote")
+    keeper.prctl(keeper.PR_SET_PDEATHSIG, signal.SIGKILL)  # an import may never come back
     keeper.prctl(keeper.PR_SET_CHILD_SUBREAPER, 1)  # what a killed keeper stood over comes to us
     control = socket.socket(fileno=int(sys.argv[1]))
     control.set_inheritable(False)

@@ -60,3 +60,29 @@ async def test_nothing_survives_a_killed_daemon(deed: str) -> None:
     daemon.send_signal(signal.SIGKILL)
     await daemon.wait()
     await until(lambda: all(map(is_dead, everyone)))
+
+
+STARTING = """
+import asyncio
+from modelmesh.runtime.zygote import ZygoteClient, ZygoteConfig
+
+async def main():
+    print("starting", flush=True)
+    await ZygoteClient(ZygoteConfig(runtimes="tests.runtime.hanging_import:Never")).start()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_zygote_whose_import_never_ends_dies_with_its_daemon() -> None:
+    daemon = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STARTING,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    await until(lambda: bool(_below(daemon.pid)))
+    (zygote,) = _below(daemon.pid)
+    await until(lambda: Path(f"/proc/{zygote}/comm").read_text() == "mm-zygote\n")
+    daemon.send_signal(signal.SIGKILL)
+    await daemon.wait()
+    await until(lambda: is_dead(zygote))
