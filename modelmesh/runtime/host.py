@@ -224,6 +224,7 @@ async def spawn(
             read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
             theirs.callback(os.close, write_fd)
             page = mmap.mmap(page_fd, journal.SIZE_BYTES)
+            ours.callback(page.close)
             output = _output(read_fd, number)
             ours.callback(output.close)
         except OSError as error:

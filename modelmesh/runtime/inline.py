@@ -37,8 +37,14 @@ class InlineRuntime:
     async def start(self, listener: RuntimeListener) -> RuntimeStatus:
         loop = asyncio.get_running_loop()
         zygote = self._config.zygote
-        adapter = importlib.import_module(ADAPTER)
-        self._core = adapter.InlineHost(zygote.runtimes, zygote.options, loop.call_later, loop.time)
+        try:
+            adapter = importlib.import_module(ADAPTER)
+            self._core = adapter.InlineHost(
+                zygote.runtimes, zygote.options, loop.call_later, loop.time
+            )
+        except (ImportError, ValueError) as error:
+            why = f"the runtimes cannot be had: {error}"
+            raise MeshError(Failure(Code.FAILED_PRECONDITION, why)) from None
         self._caller = LoopbackCaller(self._core)
         return RuntimeStatus(
             capacity_bytes=0,
