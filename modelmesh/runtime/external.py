@@ -19,6 +19,7 @@ import structlog
 from cachetools import LRUCache
 
 from modelmesh.codec import splice
+from modelmesh.domain import names
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.pb import model_runtime_pb2 as pb
@@ -383,7 +384,7 @@ def forwarded(metadata: Metadata, model_id: str) -> Metadata:
         if not key.startswith(STRIPPED) and key not in STRIPPED_NAMES
     )
     ids: Metadata = ((kinds.MODEL_ID_BIN, model_id.encode()),)
-    if all(" " <= mark <= "~" for mark in model_id):
+    if names.fits_header(model_id):
         ids += ((kinds.MODEL_ID, model_id),)
     return kept + ids
 

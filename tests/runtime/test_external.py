@@ -109,6 +109,8 @@ def test_headers_go_on_without_ours_and_with_the_models_id() -> None:
         ("mm-model-id", "model"),
     )
     assert forwarded((), "modèle") == (("mm-model-id-bin", "modèle".encode()),)
+    spaced = " m"  # a text header would lose the space
+    assert forwarded((), spaced) == (("mm-model-id-bin", spaced.encode()),)
 
 
 @pytest.mark.parametrize(

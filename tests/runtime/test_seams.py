@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -280,3 +281,18 @@ async def test_json_of_any_depth_ends_the_call(kind: str, depth: int) -> None:
         runtime.infer("m", Call(kind, body, reply))
         with pytest.raises(MeshError):
             await asyncio.wait_for(reply.future, 5)
+
+
+async def test_host_after_host_may_die_and_nothing_is_left_of_them() -> None:
+    async with _running() as runtime:
+        await runtime.load(dummy("m"))
+        await until(lambda: runtime._pool._spares)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            os.kill(runtime.pids()["m"], signal.SIGKILL)
+            await until(lambda: "m" not in runtime.pids())
+            await ask(runtime, "m")
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        await until(lambda: len(runtime._pool.living) == 2)
+        children = f"/proc/{runtime.zygote_pid}/task/{runtime.zygote_pid}/children"
+        await until(lambda: len(Path(children).read_text().split()) == 2)  # a keeper a host
