@@ -24,7 +24,7 @@ run: $(VENV)/.run
 		--metrics-port $(METRICS_PORT) --data-dir $(DATA_DIR) --capacity-bytes $(CAPACITY)
 
 test: $(VENV)/.test check
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 3 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
