@@ -45,7 +45,7 @@ class Operations:
 
     def metrics_port(self) -> Handler:
         """GET /metrics and / (Prometheus' text), /ready and /live."""
-        return _get({"/metrics": self._scrape, "/": self._scrape, **self._probes()})
+        return _get({"/metrics": self.scrape, "/": self.scrape, **self._probes()})
 
     def probe_port(self) -> Handler:
         """GET /ready (200 or 503) and /live (200 or 500)."""
@@ -61,7 +61,8 @@ class Operations:
             "/live": lambda call: _probe(call, self._why_not_live(), "500"),
         }
 
-    def _scrape(self, call: Call) -> None:
+    def scrape(self, call: Call) -> None:
+        """Prometheus' text of now; for the REST port too, where KServe has it."""
         names = _names(text(call.header(":query")))
 
         async def render() -> Answer:

@@ -12,16 +12,20 @@ from modelmesh.api.serving_face import Repository, Serving
 from modelmesh.wire.transport import Call, Handler
 
 
-def rest_handler(serving: Serving, repository: Repository, tasks: Tasks) -> Handler:
-    """What an HTTP/1.1 server of the REST port is started with."""
-    return Dispatch(*_routes(serving, repository, tasks))
+def rest_handler(
+    serving: Serving, repository: Repository, tasks: Tasks, scrape: Method | None = None
+) -> Handler:
+    """What an HTTP/1.1 server of the REST port is started with; `scrape` answers GET /metrics."""
+    return Dispatch(*_routes(serving, repository, tasks, scrape))
 
 
 def _routes(
-    serving: Serving, repository: Repository, tasks: Tasks
+    serving: Serving, repository: Repository, tasks: Tasks, scrape: Method | None
 ) -> tuple[dict[str, Method], Method]:
     v1, v2 = rest_v1.RestV1(serving), rest_v2.RestV2(serving, repository, tasks)
     fixed = v1.methods() | v2.methods()
+    if scrape is not None:
+        fixed["GET /metrics"] = scrape
     verbs = {path: verb for verb, path in (kind.split(" ") for kind in fixed)}
     below = (
         (rest_v1.MODELS, v1.model),

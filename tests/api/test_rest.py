@@ -95,6 +95,18 @@ def said(serving: FakeServing, request: bytes) -> Answer:
         return server.caller().ask(request)
 
 
+def test_metrics_are_told_as_kserve_does_where_there_are_any() -> None:
+    def scrape(call: Call) -> None:
+        call.reply.answer(b"up 1\n")
+
+    serving, tasks = FakeServing(), Tasks()
+    with running(handler=rest_handler(serving, serving, tasks, scrape)) as server:
+        assert server.caller().ask(get("/metrics")).said == (200, b"up 1\n")
+        assert server.caller().ask(post("/metrics", b"")).said == NOT_ALLOWED
+        server.wait(tasks.close())
+    assert said(serving, get("/metrics")).said == NOT_FOUND
+
+
 # --- routes: request -> status and body, to the byte
 
 NOT_FOUND = (404, b'{"detail":"Not Found"}')
