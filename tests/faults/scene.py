@@ -75,7 +75,8 @@ class Scene:
     @contextmanager
     def own_channel(self) -> Iterator[grpc.Channel]:
         """A connection of its own, without limits of the client's."""
-        options = [("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 1 << 24)]
+        unlimited = ("grpc.max_send_message_length", "grpc.max_receive_message_length")
+        options = [*((name, -1) for name in unlimited), ("grpc.max_metadata_size", 1 << 24)]
         with grpc.insecure_channel(f"127.0.0.1:{self.daemon.ports['grpc']}", options) as channel:
             yield channel
 
