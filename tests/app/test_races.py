@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from modelmesh.app import App
@@ -54,6 +55,7 @@ def _descriptors() -> Counter[str]:
 
 async def _fails(settings: Settings) -> BaseException:
     """What the start says; the stop after it must end in time and leave no process, no port."""
+    grpc.aio.init_grpc_aio()  # what it keeps for the process's life is there before we count
     children, descriptors = _children(), _descriptors()
     app = App(settings)
     with pytest.raises((MeshError, OSError)) as caught:
