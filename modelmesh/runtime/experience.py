@@ -1,8 +1,10 @@
 """What this daemon has measured of model files, so that the next load of the same needs no trial.
 
 Weights are remembered by what was registered (an estimate may be wrong); measurements that decide a
-tier by the digest of the files, since a file may change under its name. Only files above the size
-that shares anyway, and below the weight that never does, are worth a digest. Bounded.
+tier by the files themselves: their names, sizes and times of change, since a file may change under
+its name. That is weaker than a digest of their bytes, and the daemon never opens a model. Only
+files above the size that shares anyway, and below the weight that never does, are worth a look.
+Bounded.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from modelmesh.policy.tiering import Measured, TierLimits
 from modelmesh.runtime.door import LoadRequest
 
 MOST_FILES: Final = 10_000
-READ_BYTES: Final = 1 << 20
+LOOK_S: Final = 5.0  # a file system that takes longer has other troubles than a trial
 
 
 class Experience:
@@ -37,11 +39,15 @@ class Experience:
         self._sizes[_named(request)] = size_bytes
 
     async def digest(self, request: LoadRequest) -> str:
-        """Names the model's content; "" where its size decides, or it cannot be read."""
+        """Names the model's files as they are; "" where size decides, or they cannot be seen."""
         limits = self._limits
         if not limits.shared_file_bytes < request.file_bytes <= limits.small_bytes:
             return ""
-        return await asyncio.to_thread(_digest, request, limits.small_bytes)
+        try:
+            async with asyncio.timeout(LOOK_S):
+                return await asyncio.to_thread(_digest, request)
+        except TimeoutError:
+            return ""
 
     def measured(self, digest: str) -> Measured | None:
         """What was seen of this content."""
@@ -58,27 +64,22 @@ def _named(request: LoadRequest) -> tuple[str, str, str, int]:
     return request.type, request.path, request.key, request.file_bytes
 
 
-def _digest(request: LoadRequest, most_bytes: int) -> str:
+def _digest(request: LoadRequest) -> str:
     state = hashlib.blake2b(f"{request.type}\0{request.key}".encode(), digest_size=16)
-    left = most_bytes
     try:
         for name, file in _files(Path(request.path)):
-            state.update(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0")
-            with file.open("rb") as stream:
-                while block := stream.read(READ_BYTES):
-                    state.update(block)
-                    left -= len(block)
-                    if left < 0:
-                        return ""
+            seen = file.stat()
+            facts = f"\0{name}\0{seen.st_dev}:{seen.st_ino}:{seen.st_size}:{seen.st_mtime_ns}"
+            state.update(facts.encode("utf-8", "surrogateescape"))
     except OSError:
         return ""  # the load will say what is wrong
     return state.hexdigest()
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
-    if path.is_file():
+    if not path.is_dir():
         yield "", path
         return
     for file in sorted(path.rglob("*")):
-        if file.is_file():
+        if not file.is_dir():
             yield str(file.relative_to(path)), file

@@ -80,6 +80,11 @@ class Loader:
         """So many loads may run at once; to be said before the first."""
         self._slots = LoadQueue(load_concurrency, self._limits.most_flights)
 
+    @property
+    def queued(self) -> int:
+        """Loads that wait for a slot."""
+        return self._slots.waiting
+
     # --- waiting for a model
 
     def is_coming(self, model_id: str) -> bool:
@@ -98,6 +103,8 @@ class Loader:
         flight = self._flights.get(model_id)
         if flight is None or flight.dropped:
             flight = self._depart(model_id, record, flight, background)
+        elif flight.background and not background and not flight.begun:
+            flight = self._hasten(flight)
         flight.waiters.add(waiter)
         self._waiting_bytes += waiter.held_bytes
         if deadline != inf:
@@ -140,6 +147,14 @@ class Loader:
         predecessor = before.task if before is not None else None
         flight.task = spawn(self._fly(flight, predecessor), f"load {model_id}")
         return flight
+
+    def _hasten(self, flight: Flight) -> Flight:
+        """A caller waits for what was to load in the background: it starts again, in his place."""
+        waiters, flight.waiters = flight.waiters, set()
+        self._drop(flight)
+        hastened = self._depart(flight.model_id, flight.record, flight, background=False)
+        hastened.waiters = waiters
+        return hastened
 
     async def _fly(self, flight: Flight, predecessor: asyncio.Task[None] | None) -> None:
         started = self._clock()

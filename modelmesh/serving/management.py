@@ -165,11 +165,15 @@ class Management:
     # --- loading on purpose
 
     async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
-        """Load the model if need be. A failed load is the status, not an error."""
+        """Load the model if need be. A failed load is the status, not an error.
+
+        A use later than the record knows, by an hour or more, is written to it.
+        """
         record = self._models.get(model_id)
         if record is None:
             raise not_found()
         now = self._clock()
+        await self._models.touch(model_id, last_used_ms or self._wall_ms(), slack_ms=_HOUR_MS)
         if self._copies.is_loaded(model_id):
             self._copies.touch(model_id, now)
         elif self._failures.blocking(model_id, now) is None:

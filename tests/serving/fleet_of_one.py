@@ -43,6 +43,7 @@ class One:
             copies, self.runtime, self.storage, failures, self.metrics, limits, self.clock
         )
         loader.open(load_concurrency=8)
+        self.loader, self.models = loader, models
         parts = Parts(models, copies, self.runtime, failures, loader, self.metrics, self.clock)
         self.instance = Instance(parts, max_concurrent_calls=1000)
         self.management = Management(parts, self.storage, "one", lambda: 1_000_000)

@@ -235,3 +235,31 @@ async def test_nothing_is_loaded_after_the_end() -> None:
         await asyncio.sleep(0)
     assert [failure.code for failure in failures] == [Code.UNAVAILABLE]
     assert one.runtime.loads == []
+
+
+async def test_a_request_that_joins_a_background_load_takes_it_to_the_front() -> None:
+    one = One()
+    one.runtime.at_once = False
+    one.loader.open(load_concurrency=1)
+    await one.register("busy", "later", "wanted")
+    one.ask("busy")
+    await until(lambda: "busy" in one.runtime.gates)
+    await one.management.ensure_loaded("wanted", 0, sync=False)
+    await until(lambda: one.loader.queued == 1)
+    one.ask("wanted")
+    one.ask("later")
+    await until(lambda: one.loader.queued == 2)
+    for loads in (1, 2, 3):
+        await until(lambda loads=loads: len(one.runtime.loads) == loads)  # type: ignore[misc]
+        one.runtime.gates[one.runtime.loads[-1]].set_result(None)
+    await until(lambda: one.copies.is_loaded("later"))
+    assert one.runtime.loads == ["busy", "wanted", "later"]
+
+
+async def test_a_later_use_is_written_to_the_record() -> None:
+    one = One()
+    await one.register("m")
+    await one.management.ensure_loaded("m", 9_000_000, sync=True)
+    record = one.models.get("m")
+    assert record is not None
+    assert record.last_used_ms == 9_000_000
