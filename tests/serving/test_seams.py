@@ -244,10 +244,11 @@ async def test_a_request_that_joins_a_background_load_takes_it_to_the_front() ->
     await one.register("busy", "later", "wanted")
     one.ask("busy")
     await until(lambda: "busy" in one.runtime.gates)
-    await one.management.ensure_loaded("wanted", 0, sync=False)
-    await until(lambda: one.loader.queued == 1)
+    for name in ("later", "wanted"):
+        await one.management.ensure_loaded(name, 0, sync=False)
+    await until(lambda: one.loader.queued == 2)
     one.ask("wanted")
-    one.ask("later")
+    await until(lambda: one.loader.queued == 1)
     await until(lambda: one.loader.queued == 2)
     for loads in (1, 2, 3):
         await until(lambda loads=loads: len(one.runtime.loads) == loads)  # type: ignore[misc]
