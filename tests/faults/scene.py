@@ -9,10 +9,9 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import grpc
 
@@ -82,12 +81,8 @@ class Scene:
 
     # --- HTTP
 
-    @contextmanager
-    def connection(self) -> Iterator["Connection"]:
-        address = ("127.0.0.1", self.daemon.ports["rest"])
-        with socket.create_connection(address, timeout=CALL_S) as sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            yield Connection(sock)
+    def connection(self) -> AbstractContextManager["Connection"]:
+        return connected(self.daemon.ports["rest"])
 
     def send(self, *pieces: bytes) -> Response:
         """These bytes on a connection; and that a good request is served after it, on the same
@@ -101,11 +96,12 @@ class Scene:
         return answer
 
 
-@dataclass(frozen=True)
 class Connection:
     """A raw HTTP/1.1 connection."""
 
-    sock: socket.socket
+    def __init__(self, sock: socket.socket, answers: IO[bytes]) -> None:
+        self.sock = sock
+        self._answers = answers
 
     def ask(self, *pieces: bytes) -> Response:
         """Write these bytes as they are; the next answer."""
@@ -117,10 +113,21 @@ class Connection:
         return self.answer()
 
     def answer(self) -> Response:
-        response = http.client.HTTPResponse(self.sock)
-        response.begin()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Response(response.status, headers, response.read())
+        """The next answer."""
+        version, status, *_ = self._answers.readline().split()
+        assert version == b"HTTP/1.1"
+        fields = http.client.parse_headers(self._answers)
+        headers = {name.lower(): value for name, value in fields.items()}
+        return Response(int(status), headers, self._answers.read(int(headers["content-length"])))
+
+
+@contextmanager
+def connected(port: int) -> Iterator[Connection]:
+    """A connection to a port of this machine."""
+    with socket.create_connection(("127.0.0.1", port), timeout=CALL_S) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with sock.makefile("rb") as answers:
+            yield Connection(sock, answers)
 
 
 def post(path: str, body: bytes, *headers: bytes) -> tuple[bytes, bytes]:

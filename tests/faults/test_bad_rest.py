@@ -261,7 +261,7 @@ PATHS: Final[list[tuple[bytes, bytes, int]]] = [
     (b"OPTIONS", b"*", 404),
     (b"CONNECT", b"example.org:443", 405),
     (b"GET", b"/etc/passwd", 404),
-    (b"GET", b"/metrics", 404),
+    (b"GET", b"/debug/pprof", 404),
 ]
 
 
