@@ -18,7 +18,9 @@ class ExternalServer(
 ):
     """Models are what their key says, as for the dummy runtime."""
 
-    def __init__(self, status: pb.RuntimeStatusResponse | None = None, starting: int = 0) -> None:
+    def __init__(
+        self, status: pb.RuntimeStatusResponse | None = None, starting: int = 0, path: str = ""
+    ) -> None:
         self.models: dict[str, dict[str, Any]] = {}
         self.headers: list[dict[str, Any]] = []
         self.running = self.most_running = self.predicted_sizes = 0
@@ -28,7 +30,7 @@ class ExternalServer(
         self._server = grpc.server(ThreadPoolExecutor(8))
         model_runtime_pb2_grpc.add_ModelRuntimeServicer_to_server(self, self._server)
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"unix:{path}" if path else "127.0.0.1:0")
         self._server.start()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -28,17 +29,22 @@ async def _running(runtime: Runtime) -> AsyncIterator[Runtime]:
         await runtime.close(5.0)
 
 
-def _external() -> AbstractAsyncContextManager[Runtime]:
-    @asynccontextmanager
-    async def run() -> AsyncIterator[Runtime]:
-        server = ExternalServer()
-        try:
-            async with _running(ExternalRuntime(ExternalConfig(server.port))) as runtime:
-                yield runtime
-        finally:
-            await asyncio.to_thread(server.stop)
+@asynccontextmanager
+async def _external(path: str = "") -> AsyncIterator[Runtime]:
+    server = ExternalServer(path=path)
+    where = ExternalConfig(runtime_socket=path) if path else ExternalConfig(server.port)
+    try:
+        async with _running(ExternalRuntime(where)) as runtime:
+            yield runtime
+    finally:
+        await asyncio.to_thread(server.stop)
 
-    return run()
+
+@asynccontextmanager
+async def _external_on_a_socket() -> AsyncIterator[Runtime]:
+    with TemporaryDirectory() as folder:
+        async with _external(f"{folder}/grpc.sock") as runtime:
+            yield runtime
 
 
 STARTS: dict[str, Start] = {
@@ -46,6 +52,7 @@ STARTS: dict[str, Start] = {
     "process": lambda: _running(HostedRuntime(config(tier="process"))),
     "inline": lambda: _running(InlineRuntime(config(tier="inline"))),
     "external": _external,
+    "external-socket": _external_on_a_socket,
     "fake": lambda: _running(FakeRuntime()),
 }
 
