@@ -43,9 +43,10 @@ class _TakenAway(BaseException):
 class HostProgram:
     """What every host of one zygote is going to do."""
 
-    def __init__(self, runtimes: Runtimes, missing: Mapping[str, str]) -> None:
+    def __init__(self, runtimes: Runtimes, missing: Mapping[str, str], threads: int) -> None:
         self._runtimes = runtimes
         self._missing = missing
+        self._threads = threads
 
     def facts(self) -> dict[str, Any]:
         """What there is to say of the runtimes, as JSON data, for the daemon."""
@@ -67,14 +68,16 @@ class HostProgram:
         private = options.get("weigh") == "private"
         scale = sizing.PrivateScale() if private else sizing.AllocatorScale()
         most_bytes = options.get("most_answer_bytes", MOST_ANSWER_BYTES)
-        alone = os.environ.get("OMP_NUM_THREADS") == "1"
-        _Host(link, page, self._runtimes, scale, most_bytes, alone).serve()
+        if self._threads > 1:
+            _allow_threads(self._threads)
+        _Host(link, page, self._runtimes, scale, most_bytes, self._threads == 1).serve()
 
 
-def prepare(named: str, options: Mapping[str, str]) -> HostProgram:
+def prepare(named: str, options: Mapping[str, str], threads: int = 1) -> HostProgram:
     """Import all runtimes (`named`: further ones, "module:Class,...") and what they preload.
 
-    The heap is then made fit to be shared with the hosts that are forked from it.
+    The heap is then made fit to be shared with the hosts that are forked from it. `threads` of the
+    numeric libraries are for the hosts: here there must be one.
     """
     runtimes, missing = finding.find(named, options)
     for module in runtimes.preload:
@@ -85,7 +88,14 @@ def prepare(named: str, options: Mapping[str, str]) -> HostProgram:
     allocator = sizing.Allocator()
     allocator.fix_thresholds()
     allocator.fill_holes()
-    return HostProgram(runtimes, missing)
+    return HostProgram(runtimes, missing, threads)
+
+
+def _allow_threads(count: int) -> None:
+    """So many threads for each numeric library, those that are not loaded yet included."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(count)
+    importlib.import_module("threadpoolctl").threadpool_limits(count)  # comes with scikit-learn
 
 
 class _Host:

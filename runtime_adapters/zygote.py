@@ -123,7 +123,7 @@ def main() -> None:
     control.set_inheritable(False)
     config = json.loads(sys.argv[2])
     try:
-        program = host.prepare(config["runtimes"], config["options"])
+        program = host.prepare(config["runtimes"], config["options"], config["threads"])
         facts = program.facts()
     except Exception as error:
         control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())

@@ -88,9 +88,11 @@ def how_it_ended(status: int | None) -> str:
     return f"exit status {os.waitstatus_to_exitcode(status)}"
 
 
-def host_environment(environment: Mapping[str, str], config: ZygoteConfig) -> dict[str, str]:
-    """The environment of zygote and hosts."""
-    threads = str(config.model_threads)
+def host_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of zygote and hosts.
+
+    One thread for every numeric library: a zygote with more could not fork. Hosts may have more.
+    """
     passed = {
         name: value
         for name, value in environment.items()
@@ -100,9 +102,9 @@ def host_environment(environment: Mapping[str, str], config: ZygoteConfig) -> di
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONMALLOC": "malloc",  # so that a model's weight is what the allocator says
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
     }
 
 
@@ -119,7 +121,13 @@ class _Generation:
         self._living: dict[int, HostProcess] = {}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
-        what = json.dumps({"runtimes": config.runtimes, "options": dict(config.options)})
+        what = json.dumps(
+            {
+                "runtimes": config.runtimes,
+                "options": dict(config.options),
+                "threads": config.model_threads,
+            }
+        )
         with theirs:
             fd = str(theirs.fileno())
             self._process = subprocess.Popen(
@@ -127,7 +135,7 @@ class _Generation:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env=host_environment(os.environ, config),
+                env=host_environment(os.environ),
             )
         self.pid = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)
