@@ -21,6 +21,7 @@ from modelmesh.api.asking import Tasks
 from modelmesh.api.grpc_port import STREAMING, GrpcPort
 from modelmesh.api.operations import Operations
 from modelmesh.api.rest import rest_handler
+from modelmesh.api.status_codes import handler_with
 from modelmesh.assembly import (
     capacity_bytes,
     grpc_limits,
@@ -125,6 +126,7 @@ class App:
             parts,
             max_concurrent_calls=settings.max_concurrent_calls,
             inflight_limit=inflight_rule(settings, runtime),
+            log_each_invoke=settings.log_each_invoke,
         )
         status = await runtime.start(self._instance)
         loader.open(settings.load_concurrency or status.max_loading_concurrency)
@@ -139,7 +141,9 @@ class App:
         operations = self._operations = Operations(
             parts.metrics, lambda: self._gauges(parts), lambda: self._why_not_ready
         )
-        rest = rest_handler(instance, management, self._rest_tasks)
+        codes = handler_with(settings.status_codes)
+        scrape = operations.scrape if self.metrics_spec.port is not None else None
+        rest = codes(rest_handler(instance, management, self._rest_tasks, scrape))
         limits = http_limits(settings)
         await self._listen("rest", Http1Server(rest, limits), settings.rest_port)
         if self.metrics_spec.port is not None:
@@ -148,7 +152,7 @@ class App:
         if settings.probe_port.upper() != "NONE":
             server = Http1Server(operations.probe_port(), limits)
             await self._listen("probe", server, int(settings.probe_port))
-        self._grpc = GrpcServer(grpc_port.handler, STREAMING, grpc_limits(settings))
+        self._grpc = GrpcServer(codes(grpc_port.handler), STREAMING, grpc_limits(settings))
         await self._grpc.start(settings.host, settings.grpc_port)
 
     async def _listen(self, name: str, server: Http1Server, port: int) -> None:

@@ -13,7 +13,9 @@ from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.sqlite import SqliteStore
 from modelmesh.registry.tables import TabledStore
 from modelmesh.runtime.door import Runtime, RuntimeStatus
+from modelmesh.runtime.external import ExternalConfig, ExternalRuntime
 from modelmesh.runtime.hosts import HostedRuntime, HostsConfig
+from modelmesh.runtime.inline import InlineRuntime
 from modelmesh.runtime.limiter import inflight_limit
 from modelmesh.runtime.zygote import ZygoteConfig
 from modelmesh.serving import static
@@ -42,7 +44,11 @@ async def open_store(settings: Settings) -> TabledStore:
 
 
 def runtime_of(settings: Settings) -> Runtime:
-    """An external runtime if one is named, our own hosts otherwise."""
+    """An external runtime if one is named; our own hosts, or this process, otherwise."""
+    if settings.runtime_port or settings.runtime_socket:
+        return ExternalRuntime(external_config(settings))
+    if settings.tier == "inline":
+        return InlineRuntime(hosts_config(settings))
     return HostedRuntime(hosts_config(settings))
 
 
@@ -65,8 +71,23 @@ def hosts_config(settings: Settings) -> HostsConfig:
             runtimes=settings.runtimes,
             model_threads=settings.model_threads,
             start_s=settings.runtime_start_s,
-            options={"PREDICT_PROBA": "true"} if settings.predict_proba else {},
+            options={"predict_proba": "true"} if settings.predict_proba else {},
         ),
+    )
+
+
+def external_config(settings: Settings) -> ExternalConfig:
+    """What a model server in its own container takes from the settings."""
+    return ExternalConfig(
+        runtime_port=settings.runtime_port,
+        runtime_socket=settings.runtime_socket,
+        serving_port=settings.serving_port,
+        serving_socket=settings.serving_socket,
+        start_s=settings.runtime_start_s,
+        load_timeout_s=settings.load_timeout_s,
+        default_model_size_bytes=settings.default_model_size_bytes,
+        max_message_bytes=settings.max_message_bytes,
+        max_inflight_per_model=settings.max_inflight_per_model,
     )
 
 
@@ -81,7 +102,7 @@ def capacity_bytes(settings: Settings, status: RuntimeStatus) -> int:
 
 def inflight_rule(settings: Settings, runtime: Runtime) -> Callable[[str], int]:
     """Calls in flight that one copy takes, by model id."""
-    external = not isinstance(runtime, HostedRuntime)
+    external = isinstance(runtime, ExternalRuntime)
     if settings.max_inflight_per_model or not external:
         limit = inflight_limit(settings.max_inflight_per_model, 0, external=external)
         return lambda _model_id: limit
@@ -105,10 +126,11 @@ def static_models(settings: Settings) -> list[static.StaticModel]:
 
 def grpc_limits(settings: Settings) -> GrpcLimits:
     """Limits of the public gRPC port."""
+    age_s = settings.max_connection_age_s or settings.shutdown_timeout_s / 2
     return GrpcLimits(
         message_bytes=settings.max_message_bytes,
         metadata_bytes=settings.max_headers_bytes,
-        max_connection_age_s=settings.max_connection_age_s,
+        max_connection_age_s=max(age_s, 0.0),
         max_connection_age_grace_s=settings.max_connection_age_grace_s,
     )
 

@@ -81,10 +81,10 @@ class Settings:
     # --- loading
     load_timeout_s: float = _s(90.0, "MM_LOAD_TIMEOUT_SECS", "seconds",
         "ModelMesh's runtimes use 90 s; then the host is ended",
-        "tests/app/test_settings.py::test_load_timeout")
+        "tests/app/test_settings_runtime.py::test_load_timeout")
     predict_timeout_s: float = _s(60.0, "MM_PREDICT_TIMEOUT_SECS", "seconds",
         "a predict that takes longer is taken for hung and its host is ended",
-        "tests/app/test_settings.py::test_predict_timeout")
+        "tests/app/test_settings_runtime.py::test_predict_timeout")
     load_concurrency: int = _s(0, "MM_LOADING_CONCURRENCY", "loads",
         "0 = twice the shared hosts, at least 4; an external runtime says its own",
         "tests/app/test_settings.py::test_load_concurrency")
@@ -104,40 +104,40 @@ class Settings:
     # --- model hosts
     tier: str = _s("auto", "MM_TIER", "auto | inline | shared | process",
         "where models run; `auto` lets policy decide, `inline` is the operator's choice only",
-        "tests/app/test_settings.py::test_tier")
+        "tests/app/test_settings_runtime.py::test_tier")
     shared_hosts: int = _s(0, "MM_SHARED_HOSTS", "hosts",
-        "0 = cores - 1, from 1 to 8", "tests/app/test_settings.py::test_shared_hosts")
+        "0 = cores - 1, from 1 to 8", "tests/app/test_settings_runtime.py::test_shared_hosts")
     shared_file_bytes: int = _s(1 * MIB, "MM_SHARED_FILE_BYTES", "bytes",
         "files up to this size start in a shared host",
-        "tests/app/test_settings.py::test_shared_file_bytes")
+        "tests/app/test_settings_runtime.py::test_shared_file_bytes")
     set_aside_s: float = _s(0.25, "MM_SET_ASIDE_MS", "seconds",
         "a shared host busy with one entry for longer loses its other models (variable in ms)",
-        "tests/app/test_settings.py::test_set_aside")
+        "tests/app/test_settings_runtime.py::test_set_aside")
     quarantine_crashes: int = _s(3, "MM_QUARANTINE_CRASHES", "crashes",
         "so many hosts lost within the failure expiry put a model into quarantine",
-        "tests/app/test_settings.py::test_quarantine_crashes")
+        "tests/app/test_settings_runtime.py::test_quarantine_crashes")
     runtimes: str = _s("", "MM_RUNTIMES", "module:Class,...",
         "further runtimes, beside those found by entry point",
-        "tests/app/test_settings.py::test_runtimes")
+        "tests/app/test_settings_runtime.py::test_runtimes")
     predict_proba: bool = _s(False, "PREDICT_PROBA", "bool",
         "KServe's sklearn switch: answer probabilities where the model has them",
-        "tests/app/test_settings.py::test_predict_proba")
+        "tests/app/test_settings_runtime.py::test_predict_proba")
     model_threads: int = _s(1, "MM_MODEL_THREADS", "threads",
         "OpenMP and BLAS threads of a host: hosts are the unit of parallelism",
-        "tests/app/test_settings.py::test_model_threads")
+        "tests/app/test_settings_runtime.py::test_model_threads")
 
     # --- an external runtime
     runtime_port: int = _s(0, "INTERNAL_GRPC_PORT", "port",
         "a model server's ModelRuntime port on this machine; 0 = our own hosts",
-        "tests/app/test_settings.py::test_runtime_port")
+        "tests/app/test_settings_runtime.py::test_runtime_port")
     runtime_socket: str = _s("", "INTERNAL_GRPC_SOCKET_PATH", "path",
-        "the same over a socket; not both", "tests/app/test_settings.py::test_runtime_socket")
+        "the same over a socket; not both", "tests/app/test_settings_runtime.py::test_runtime_socket")
     serving_port: int = _s(0, "INTERNAL_SERVING_GRPC_PORT", "port",
-        "where that server serves, if elsewhere", "tests/app/test_settings.py::test_serving_port")
+        "where that server serves, if elsewhere", "tests/app/test_settings_runtime.py::test_serving_port")
     serving_socket: str = _s("", "INTERNAL_SERVING_GRPC_SOCKET_PATH", "path",
-        "the same over a socket; not both", "tests/app/test_settings.py::test_serving_socket")
+        "the same over a socket; not both", "tests/app/test_settings_runtime.py::test_serving_socket")
     runtime_start_s: float = _s(180.0, "MM_RUNTIME_START_SECS", "seconds",
-        "ModelMesh's bound on a runtime's start", "tests/app/test_settings.py::test_runtime_start")
+        "ModelMesh's bound on a runtime's start", "tests/app/test_settings_runtime.py::test_runtime_start")
 
     # --- registry
     kv_store: str = _s("", "KV_STORE", "memory | sqlite:PATH",
