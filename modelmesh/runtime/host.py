@@ -98,6 +98,7 @@ class Host:
         self.dead = False
         self.pid = process.pid
         self.born = monotonic()
+        self._seen: tuple[tuple[int, ...], float] = (), self.born  # what ran, since when we know
         self._process = process
         self._mapped = page
         self._page = memoryview(page)
@@ -121,6 +122,15 @@ class Host:
     def running(self) -> JournalEntry:
         """What the host says it runs now; what it said last, once it is dead."""
         return self._last if self.dead else journal.read(self._page)
+
+    def held_s(self, entry: JournalEntry, now: float) -> float:
+        """How long the entry has run: as the host says, but at least since it was seen first here.
+
+        To be asked at every look. Entries are told apart by their calls: the daemon numbers those.
+        """
+        if entry.call_ids != self._seen[0]:
+            self._seen = entry.call_ids, now
+        return now - max(self.born, min(entry.since, self._seen[1]))
 
     def what(self, entry: JournalEntry) -> Ran | None:
         """What an entry is about; None if none of its calls is known."""

@@ -1,8 +1,9 @@
 """Looks at what hosts are doing, a few times a second, and acts on what takes too long.
 
-The journal pages say it without a call to anybody. A shared host that one entry holds is set
-aside; an entry that runs into the operator's timeout ends its host; a host that is leaving ends
-when its last call has ended.
+The journal pages say it without a call to anybody, and hosts may lie: an entry counts from when it
+was first seen here, unless it began before. A shared host that one entry holds is set aside; an
+entry that runs into the operator's timeout ends its host; a host that is leaving ends when its last
+call has ended.
 """
 
 import asyncio
@@ -76,7 +77,7 @@ class Watch:
             await host.retire()
             return
         entry = host.running()
-        held_s = now - max(entry.since, host.born)
+        held_s = host.held_s(entry, now)
         if entry.call_ids and held_s > self._least_s and host.usable:
             self._act(host, entry, held_s)
 

@@ -7,7 +7,8 @@ reads which calls were running: those are the culprits, every other unanswered c
 Layout, little-endian: u64 sequence, u64 monotonic start in ns, u64 count, then `count` u64 call
 ids. The count is cleared first and written last, so a half-written entry reads as empty. Count 0
 means that nothing runs. The page comes from a process that may be hostile: the daemon only ever
-compares ids with calls in flight, and bounds the count.
+compares ids with calls in flight, bounds the count, and takes the start for no later than the
+moment at which it first saw the entry.
 
 At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest call id
 that is shut out, u64 sequence of the one entry that is let through all the same. A daemon that

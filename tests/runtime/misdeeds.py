@@ -5,9 +5,11 @@ same functions stand in pickles (`pickled`), which any runtime that reads pickle
 """
 
 import ctypes
+import gc
 import os
 import pickle
 import signal
+import struct
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from modelmesh.wire.journal import JournalWriter
 from runtime_adapters.base import Inputs, Model, ModelSource, Runtime
 
 PRINTED_BYTES = 200 << 20
@@ -33,6 +36,13 @@ def segfault() -> None:
 def hang() -> None:
     while True:
         time.sleep(60)
+
+
+def hang_in_the_future() -> None:
+    """The journal says that what hangs here has not begun yet."""
+    journal = next(found for found in gc.get_objects() if isinstance(found, JournalWriter))
+    struct.pack_into("<Q", journal._page, 8, (1 << 64) - 1)
+    hang()
 
 
 def spin() -> None:
@@ -88,6 +98,7 @@ DEEDS: dict[str, Callable[[], None]] = {
         exit_quietly,
         segfault,
         hang,
+        hang_in_the_future,
         spin,
         kill_parent,
         fork_and_return,
