@@ -20,13 +20,14 @@ import structlog
 from modelmesh.errors import Code, Failure, Fault
 from modelmesh.wire import http1_heads as heads
 from modelmesh.wire.replies import refused, too_large, unavailable
-from modelmesh.wire.transport import NO_DEADLINE, Call, Metadata, text
+from modelmesh.wire.transport import NO_DEADLINE, Body, Call, Metadata, text
 
 log = structlog.get_logger("wire")
 
 _CONNECT_S: Final = 5.0
 _CLOSE_S: Final = 1.0
 _MOST_WAITING: Final = 4096
+_LARGE_BYTES: Final = 65536  # a body from here on costs more to copy than a write of its own
 
 
 class Http1Caller:
@@ -149,7 +150,7 @@ class _Line(asyncio.Protocol):
         self._call = call
         call.reply.when_gone(partial(self._leave, call))
         if self._transport is not None and self._call is call:
-            self._transport.writelines((head, call.body))
+            self._write(self._transport, head, call.body)
 
     def cut(self) -> None:
         if self._transport is not None:
@@ -246,6 +247,18 @@ class _Line(asyncio.Protocol):
     def _rest(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._caller.free(self)
+
+    @staticmethod
+    def _write(transport: asyncio.Transport, head: bytes, body: Body) -> None:
+        """Not by `writelines`: from Python 3.12 on an empty block at its end is never sent off.
+
+        Its transport then turns without end, and does not notice that its peer is gone.
+        """
+        if len(body) < _LARGE_BYTES:
+            transport.write(b"".join((head, body)))
+        else:
+            transport.write(head)
+            transport.write(body)
 
     def _leave(self, call: Call) -> None:
         if self._call is call:
