@@ -85,6 +85,7 @@ def external_config(settings: Settings) -> ExternalConfig:
         serving_socket=settings.serving_socket,
         start_s=settings.runtime_start_s,
         load_timeout_s=settings.load_timeout_s,
+        predict_timeout_s=settings.predict_timeout_s,
         default_model_size_bytes=settings.default_model_size_bytes,
         max_message_bytes=settings.max_message_bytes,
         max_inflight_per_model=settings.max_inflight_per_model,
@@ -92,12 +93,10 @@ def external_config(settings: Settings) -> ExternalConfig:
 
 
 def capacity_bytes(settings: Settings, status: RuntimeStatus) -> int:
-    """Memory for models: the operator's number, the runtime's, or a share of the machine."""
-    return (
-        settings.capacity_bytes
-        or status.capacity_bytes
-        or int(machine.memory_bytes() * _CAPACITY_SHARE)
-    )
+    """Memory for models: the operator's number, the runtime's, or a share of the machine's less
+    what the hosts take without any model."""
+    share = int(machine.memory_bytes() * _CAPACITY_SHARE)
+    return settings.capacity_bytes or status.capacity_bytes or max(share - status.base_bytes, 1)
 
 
 def inflight_rule(settings: Settings, runtime: Runtime) -> Callable[[str], int]:

@@ -1,6 +1,7 @@
 """What only the composition root can get wrong: the parts are there, but are they connected?"""
 
 from tests.app.daemon import running
+from tests.runtime.external_server import Hanging
 
 
 def test_the_rest_port_tells_the_daemons_own_metrics() -> None:
@@ -10,3 +11,20 @@ def test_the_rest_port_tells_the_daemons_own_metrics() -> None:
         assert "modelmesh_models_managed_total 1.0" in told
     with running(tier="inline", metrics="disabled") as daemon:
         assert daemon.rest("GET", "/metrics").status == 404
+
+
+def test_a_model_server_that_hangs_meets_the_operators_timeout() -> None:
+    server = Hanging()
+    try:
+        with running(runtime_port=server.port, predict_timeout_s=0.3) as daemon:
+            daemon.dummies("hung", concurrency=1)
+            assert daemon.refused("hung").why == ("DEADLINE_EXCEEDED", "PREDICT_TIMEOUT")
+    finally:
+        server.stop()
+
+
+def test_the_default_capacity_leaves_out_what_the_hosts_take() -> None:
+    status = RuntimeStatus(0, 1, 1, 1.0, "", base_bytes=200 << 20)
+    share = int(machine.memory_bytes() * 0.7)
+    assert capacity_bytes(Settings(), status) == share - (200 << 20)
+    assert capacity_bytes(Settings(capacity_bytes=5), status) == 5

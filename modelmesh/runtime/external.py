@@ -58,6 +58,7 @@ class ExternalConfig:
     serving_socket: str = ""
     start_s: float = 180.0
     load_timeout_s: float = 90.0  # unless the server says its own
+    predict_timeout_s: float = 60.0  # then the call ends; the server is not ours to end
     default_model_size_bytes: int = 1 << 20
     max_message_bytes: int = 16 << 20
     max_inflight_per_model: int = 0
@@ -261,9 +262,13 @@ class ExternalRuntime:
             call.reply.finish(refusal)
 
     def _begin(self, held: _Held, model_id: str, call: Call, body: Body, back: Back | None) -> None:
-        reply = _ExternalReply(call.reply, partial(self._ended, held, model_id), back)
+        limit_s = self._config.predict_timeout_s
+        limit = monotonic() + limit_s
+        late = _too_slow(limit_s) if limit < call.deadline else None
+        reply = _ExternalReply(call.reply, partial(self._ended, held, model_id), back, late)
         metadata = forwarded(call.metadata, model_id)
-        sent = Call(call.kind, body, reply, metadata, call.deadline, call.inbound)
+        deadline = min(limit, call.deadline)
+        sent = Call(call.kind, body, reply, metadata, deadline, call.inbound)
         self._serving.start(sent)
 
     def _path(self, kind: str) -> tuple[int, ...] | None:
@@ -309,16 +314,24 @@ class ExternalRuntime:
 
 
 class _ExternalReply:
-    """The caller's reply: understands what servers say, tells when the call ends, once."""
+    """The caller's reply: understands what servers say, tells when the call ends, once.
 
-    __slots__ = ("_back", "_ended", "_over", "_reply")
+    `late` is what a passed deadline means, where it was not the caller's.
+    """
+
+    __slots__ = ("_back", "_ended", "_late", "_over", "_reply")
 
     def __init__(
-        self, reply: Reply, ended: Callable[[Failure | None], None], back: Back | None
+        self,
+        reply: Reply,
+        ended: Callable[[Failure | None], None],
+        back: Back | None,
+        late: Failure | None,
     ) -> None:
         self._reply = reply
         self._ended = ended
         self._back = back
+        self._late = late
         self._over = False
         reply.when_gone(partial(self._end, None))
 
@@ -343,9 +356,11 @@ class _ExternalReply:
         self._reply.send(message)
 
     def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
-        understood = None if failure is None else understand(failure)
-        self._end(understood)
-        self._reply.finish(understood, metadata)
+        if failure is not None:
+            is_late = failure.code is Code.DEADLINE_EXCEEDED
+            failure = (is_late and self._late) or understand(failure)
+        self._end(failure)
+        self._reply.finish(failure, metadata)
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         self._reply.when_gone(callback)
@@ -420,6 +435,13 @@ def _load_failure(failure: Failure, limit_s: float) -> Failure:
         Reason.LOAD_FAILED,
         retry_after_s=1.0 if later else None,
         executed=failure.executed,
+    )
+
+
+def _too_slow(limit_s: float) -> Failure:
+    message = f"the model did not answer within {limit_s:g} s"
+    return Failure(
+        Code.DEADLINE_EXCEEDED, message, Fault.MODEL, Reason.PREDICT_TIMEOUT, executed=True
     )
 
 

@@ -80,3 +80,19 @@ class ExternalServer(
 
     def models_missing(self, model_id: str) -> str:
         return f'Request for unknown model: "{model_id}" is not found'
+
+
+class Hanging(ExternalServer):
+    """Answers no call before the gate is open; takes one at a time where a model says so."""
+
+    def __init__(self) -> None:
+        super().__init__(pb.RuntimeStatusResponse(status=READY, limitModelConcurrency=True))
+        self.gate = threading.Event()
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        self.gate.wait(30)
+        return super().ModelInfer(request, context)
+
+    def stop(self) -> None:
+        self.gate.set()
+        super().stop()

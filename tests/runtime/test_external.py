@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from modelmesh.runtime.external import ExternalConfig, ExternalRuntime, forwarde
 from modelmesh.wire import kinds
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.transport import Body, Call, Metadata
-from tests.runtime.external_server import ExternalServer
+from tests.runtime.external_server import ExternalServer, Hanging
 from tests.runtime.support import Listener, ask, begin, dummy
 from tests.runtime.waiting import until
 
@@ -94,6 +95,25 @@ async def test_what_a_server_refuses_to_load_is_a_failed_load() -> None:
             await runtime.load(dummy("m", '{"load_error": "no"}'))
         failure = caught.value.failure
         assert (failure.code, failure.reason) == (Code.FAILED_PRECONDITION, Reason.LOAD_FAILED)
+
+
+async def test_a_server_that_hangs_ends_calls_without_a_deadline_by_the_operators() -> None:
+    server = Hanging()
+    async with _attached(server, predict_timeout_s=0.3) as (runtime, listener):
+        await runtime.start(listener)
+        await runtime.load(dummy("m", '{"concurrency": 1}'))
+        with pytest.raises(MeshError) as caught:
+            await asyncio.wait_for(ask(runtime, "m"), 5)
+        failure = caught.value.failure
+        assert (failure.code, failure.reason) == (Code.DEADLINE_EXCEEDED, Reason.PREDICT_TIMEOUT)
+        assert (failure.fault, failure.executed) == (Fault.MODEL, True)
+        with pytest.raises(MeshError) as caught:
+            await begin(runtime, "m", deadline=monotonic() + 0.1).future
+        failure = caught.value.failure
+        assert (failure.code, failure.reason) == (Code.DEADLINE_EXCEEDED, Reason.NONE)
+        server.gate.set()
+        await ask(runtime, "m")
+        assert "m" not in listener.lost
 
 
 def test_headers_go_on_without_ours_and_with_the_models_id() -> None:
