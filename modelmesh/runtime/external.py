@@ -423,7 +423,12 @@ def understand(failure: Failure) -> Failure:
 
 
 def _load_failure(failure: Failure, limit_s: float) -> Failure:
-    """What a server's refusal to load means by the status contract."""
+    """What a server's refusal to load means by the status contract.
+
+    A server that never had the call (it restarts, say) says nothing about the model.
+    """
+    if failure.code is Code.UNAVAILABLE and not failure.executed:
+        return replace(failure, retry_after_s=failure.retry_after_s or 1.0)
     if failure.code is Code.DEADLINE_EXCEEDED:
         message = f"the model did not load within {limit_s:g} s"
         return Failure(failure.code, message, Fault.MODEL, Reason.LOAD_TIMEOUT, executed=True)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -95,6 +96,24 @@ async def test_what_a_server_refuses_to_load_is_a_failed_load() -> None:
             await runtime.load(dummy("m", '{"load_error": "no"}'))
         failure = caught.value.failure
         assert (failure.code, failure.reason) == (Code.FAILED_PRECONDITION, Reason.LOAD_FAILED)
+
+
+async def test_a_server_that_is_away_for_a_moment_is_not_held_against_the_model(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "grpc.sock")
+    before, runtime = (
+        ExternalServer(path=path),
+        ExternalRuntime(ExternalConfig(runtime_socket=path)),
+    )
+    await runtime.start(Listener())
+    await asyncio.to_thread(before.stop)
+    with pytest.raises(MeshError) as caught:
+        await runtime.load(dummy("m"))
+    failure = caught.value.failure
+    assert (failure.code, failure.reason) == (Code.UNAVAILABLE, Reason.NONE)
+    assert (failure.executed, failure.retry_after_s) == (False, 1.0)
+    await runtime.close(5.0)
 
 
 async def test_a_server_that_hangs_ends_calls_without_a_deadline_by_the_operators() -> None:
