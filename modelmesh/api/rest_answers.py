@@ -5,7 +5,7 @@ route is met); the status contract decides its code.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 from urllib.parse import unquote
 
@@ -15,7 +15,8 @@ from modelmesh.domain.names import EMPTY
 from modelmesh.errors import Code, Failure, Fault, MeshError, invalid
 from modelmesh.serving.status import Readiness
 from modelmesh.wire.http1_heads import STATUS
-from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply
+from modelmesh.wire.replies import Passing
+from modelmesh.wire.transport import NO_METADATA, Call, Metadata, Reply
 
 _BROKEN_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})").search
 
@@ -65,39 +66,7 @@ def answer_readiness(call: Call, model_id: str, readiness: Readiness) -> None:
     answer(call, {"name": model_id, "ready": True})
 
 
-class Translated:
-    """A reply that hands everything on; subclasses change what they are for."""
-
-    __slots__ = ("_reply",)
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-
-    @property
-    def gone(self) -> bool:
-        return self._reply.gone
-
-    @property
-    def slow(self) -> bool:
-        return self._reply.slow
-
-    def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
-        self._reply.answer(body, metadata)
-
-    def send(self, message: Body) -> None:
-        self._reply.send(message)
-
-    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
-        self._reply.finish(failure, metadata)
-
-    def when_gone(self, callback: Callable[[], None]) -> None:
-        self._reply.when_gone(callback)
-
-    def when_writable(self, callback: Callable[[], None]) -> None:
-        self._reply.when_writable(callback)
-
-
-class NotFoundByName(Translated):
+class NotFoundByName(Passing):
     """Says NOT_FOUND as KServe does: with the model's name."""
 
     __slots__ = ("_model_id",)

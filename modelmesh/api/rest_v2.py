@@ -22,6 +22,7 @@ from modelmesh.api.serving_face import Repository, Serving
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, invalid
 from modelmesh.pb import inference_pb2 as pb
 from modelmesh.wire.kinds import MODEL_METADATA, V2_INFER
+from modelmesh.wire.replies import Passing
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata
 
 MODELS: Final = "/v2/models/"
@@ -163,7 +164,7 @@ def _ready_only(body: bytes) -> bool:
     return ready
 
 
-class _MetadataReply(answers.Translated):
+class _MetadataReply(Passing):
     """Turns a ModelMetadataResponse into the JSON of the protocol."""
 
     __slots__ = ()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from modelmesh.api.rest_answers import Translated
 from modelmesh.errors import Code, Failure, Fault, Reason
+from modelmesh.wire.replies import Passing
 from modelmesh.wire.transport import NO_METADATA, Call, Handler, Metadata
 
 # Loads that failed, and what ModelMesh cannot tell from them.
@@ -46,7 +46,7 @@ def _translated(call: Call) -> Call:
     return Call(call.kind, call.body, reply, call.metadata, call.deadline, call.inbound)
 
 
-class _ModelMeshReply(Translated):
+class _ModelMeshReply(Passing):
     """Ends with ModelMesh's codes."""
 
     __slots__ = ()

@@ -30,6 +30,7 @@ from modelmesh.runtime.translate import Back
 from modelmesh.runtime.turns import ModelTurns
 from modelmesh.wire import kinds
 from modelmesh.wire.grpcio_caller import GrpcCaller
+from modelmesh.wire.replies import Passing
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply, text
 
 log = structlog.get_logger("runtime")
@@ -313,13 +314,13 @@ class ExternalRuntime:
         self._forward(held, model_id, infer, back)
 
 
-class _ExternalReply:
+class _ExternalReply(Passing):
     """The caller's reply: understands what servers say, tells when the call ends, once.
 
     `late` is what a passed deadline means, where it was not the caller's.
     """
 
-    __slots__ = ("_back", "_ended", "_late", "_over", "_reply")
+    __slots__ = ("_back", "_ended", "_late", "_over")
 
     def __init__(
         self,
@@ -328,7 +329,7 @@ class _ExternalReply:
         back: Back | None,
         late: Failure | None,
     ) -> None:
-        self._reply = reply
+        super().__init__(reply)
         self._ended = ended
         self._back = back
         self._late = late
@@ -339,10 +340,6 @@ class _ExternalReply:
     def gone(self) -> bool:
         return self._over or self._reply.gone
 
-    @property
-    def slow(self) -> bool:
-        return self._reply.slow
-
     def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
         self._end(None)
         if self._back is None:
@@ -352,21 +349,12 @@ class _ExternalReply:
         else:
             self._answer_translated(self._back, body)
 
-    def send(self, message: Body) -> None:
-        self._reply.send(message)
-
     def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
         if failure is not None:
             is_late = failure.code is Code.DEADLINE_EXCEEDED
             failure = (is_late and self._late) or understand(failure)
         self._end(failure)
         self._reply.finish(failure, metadata)
-
-    def when_gone(self, callback: Callable[[], None]) -> None:
-        self._reply.when_gone(callback)
-
-    def when_writable(self, callback: Callable[[], None]) -> None:
-        self._reply.when_writable(callback)
 
     def _end(self, failure: Failure | None) -> None:
         if not self._over:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 
-from modelmesh.errors import Failure
 from modelmesh.policy.tiering import Measured
+from modelmesh.wire.replies import Passing
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply
 
 
@@ -24,37 +24,17 @@ def timed(call: Call, done: Callable[[float], None]) -> Call:
     return Call(call.kind, call.body, reply, call.metadata, call.deadline, call.inbound)
 
 
-class _TimedReply:
+class _TimedReply(Passing):
     """A reply that looks at the clock when it is answered."""
 
-    __slots__ = ("_done", "_reply", "_since")
+    __slots__ = ("_done", "_since")
 
     def __init__(self, reply: Reply, done: Callable[[float], None]) -> None:
-        self._reply = reply
+        super().__init__(reply)
         self._done = done
         self._since = monotonic()
-
-    @property
-    def gone(self) -> bool:
-        return self._reply.gone
-
-    @property
-    def slow(self) -> bool:
-        return self._reply.slow
 
     def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
         took_s = monotonic() - self._since
         self._reply.answer(body, metadata)
         self._done(took_s)
-
-    def send(self, message: Body) -> None:
-        self._reply.send(message)
-
-    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
-        self._reply.finish(failure, metadata)
-
-    def when_gone(self, callback: Callable[[], None]) -> None:
-        self._reply.when_gone(callback)
-
-    def when_writable(self, callback: Callable[[], None]) -> None:
-        self._reply.when_writable(callback)

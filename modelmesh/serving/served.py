@@ -6,12 +6,12 @@ ends it, for nobody else will: a runtime that is told of it drops the call witho
 it has begun comes before an unload in any case.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 from modelmesh.cache.copy import Copy
 from modelmesh.errors import Failure
-from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply
+from modelmesh.wire.replies import Passing
+from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata
 
 
 class Ended(Protocol):
@@ -20,17 +20,17 @@ class Ended(Protocol):
     def ended(self, served: "Served", code: str, response_bytes: int) -> None: ...
 
 
-class Served:
+class Served(Passing):
     """The reply of one inference call, wrapped. Times are monotonic seconds; 0 = not invoked."""
 
     __slots__ = (
-        "_open", "_owner", "_reply", "_sent_bytes", "call", "copy", "invoked", "model_id",
-        "started", "waited",
+        "_open", "_owner", "_sent_bytes", "call", "copy", "invoked", "model_id", "started",
+        "waited",
     )  # fmt: skip
 
     def __init__(self, owner: Ended, model_id: str, call: Call, now: float) -> None:
+        self._reply = call.reply  # without super(): this is made for every call
         self._owner = owner
-        self._reply: Reply = call.reply
         self._open = True
         self._sent_bytes = 0
         self.call = call
@@ -43,10 +43,6 @@ class Served:
     @property
     def gone(self) -> bool:
         return not self._open or self._reply.gone
-
-    @property
-    def slow(self) -> bool:
-        return self._reply.slow
 
     def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
         if self._open:
@@ -69,9 +65,3 @@ class Served:
             finally:
                 code = "OK" if failure is None else failure.code.name
                 self._owner.ended(self, code, self._sent_bytes)
-
-    def when_gone(self, callback: Callable[[], None]) -> None:
-        self._reply.when_gone(callback)
-
-    def when_writable(self, callback: Callable[[], None]) -> None:
-        self._reply.when_writable(callback)

@@ -7,7 +7,7 @@ from time import monotonic
 import structlog
 
 from modelmesh.errors import Code, Failure, Fault, Reason
-from modelmesh.wire.transport import Body, Call
+from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply
 
 log = structlog.get_logger("wire")
 
@@ -50,6 +50,38 @@ class OpenReply:
                 callback()
             except Exception:
                 log.exception("a callback for a caller that left failed")
+
+
+class Passing:
+    """A reply that passes everything on to another; subclasses change what they are for."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    @property
+    def gone(self) -> bool:
+        return self._reply.gone
+
+    @property
+    def slow(self) -> bool:
+        return self._reply.slow
+
+    def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
+        self._reply.answer(body, metadata)
+
+    def send(self, message: Body) -> None:
+        self._reply.send(message)
+
+    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
+        self._reply.finish(failure, metadata)
+
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        self._reply.when_gone(callback)
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        self._reply.when_writable(callback)
 
 
 class Messages:
