@@ -38,13 +38,17 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStatus:
-    """What the runtime says of itself when it is ready. `capacity_bytes` 0: the daemon's choice."""
+    """What the runtime says of itself when it is ready. `capacity_bytes` 0: the daemon's choice.
+
+    `base_bytes` is the memory that it takes on this machine without any model.
+    """
 
     capacity_bytes: int
     default_model_size_bytes: int
     max_loading_concurrency: int
     load_timeout_s: float
     version: str
+    base_bytes: int = 0
 
 
 class RuntimeListener(Protocol):

@@ -122,7 +122,12 @@ class HostedRuntime:
             max_loading_concurrency=loads,
             load_timeout_s=self._config.load_timeout_s,
             version=modelmesh.__version__,
+            base_bytes=await asyncio.to_thread(self._base_bytes),
         )
+
+    def _base_bytes(self) -> int:
+        pids = [self._zygote.pid, *(host.pid for host in list(self._pool.living.values()))]
+        return sum(map(memory.proportional_bytes, pids))
 
     def check(self, model_type: str) -> None:
         self._types.check(model_type)
