@@ -2,11 +2,11 @@
 
 Loads contend for disks, forks and hosts; a prefetch must never delay a caller. The queue only
 orders and bounds: what a turn is used for is its caller's affair. Equal priorities keep their
-order. A turn that is cancelled while it waits costs nothing.
+order. A turn that is cancelled while it waits costs nothing, and leaves at once.
 """
 
 import asyncio
-import heapq
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import IntEnum
@@ -21,20 +21,21 @@ class Priority(IntEnum):
     BACKGROUND = 1
 
 
+_Line = OrderedDict[asyncio.Future[None], None]
+
+
 class LoadQueue:
     """At most `concurrency` turns run at once, at most `most_waiting` wait."""
 
     def __init__(self, concurrency: int, most_waiting: int) -> None:
         self._free = concurrency
         self._most_waiting = most_waiting
-        self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []
-        self._sequence = 0
-        self._live = 0
+        self._lines = {priority: _Line() for priority in sorted(Priority)}
 
     @property
     def waiting(self) -> int:
         """Turns that wait."""
-        return self._live
+        return sum(map(len, self._lines.values()))
 
     @asynccontextmanager
     async def turn(self, priority: Priority) -> AsyncIterator[None]:
@@ -49,35 +50,35 @@ class LoadQueue:
             self._pass_on()
 
     async def _wait(self, priority: Priority) -> None:
-        if self._live >= self._most_waiting:
+        waiting = self.waiting
+        if waiting >= self._most_waiting:
             raise MeshError(
                 Failure(
                     Code.RESOURCE_EXHAUSTED,
-                    f"{self._live} models wait for a load already",
+                    f"{waiting} models wait for a load already",
                     Fault.CAPACITY,
                     Reason.OVERLOADED,
                     retry_after_s=1.0,
                 )
             )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sequence += 1
-        heapq.heappush(self._waiting, (priority, self._sequence, turn))
-        self._live += 1
+        line = self._lines[priority]
+        line[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._pass_on()
-            else:
-                self._live -= 1
+            if not turn.cancelled():
+                self._pass_on()  # it came in this moment
             raise
+        finally:
+            line.pop(turn, None)
 
     def _pass_on(self) -> None:
         """A turn is free: the first who still waits gets it."""
-        while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                self._live -= 1
-                turn.set_result(None)
-                return
+        for line in self._lines.values():
+            while line:
+                turn, _ = line.popitem(last=False)
+                if not turn.done():
+                    turn.set_result(None)
+                    return
         self._free += 1

@@ -1,6 +1,7 @@
 """The load queue: order, bounds, cancellation."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -80,3 +81,20 @@ async def test_cancelled_in_the_moment_its_turn_came() -> None:
     first.cancel()  # the turn was given to it, but it has not run yet
     await second
     assert order == ["second"]
+
+
+def _cancelled_futures() -> int:
+    futures = (found for found in gc.get_objects() if type(found) is asyncio.Future)
+    return sum(future.cancelled() for future in futures)
+
+
+async def test_whoever_gave_up_is_not_kept() -> None:
+    queue = LoadQueue(1, 1)
+    before = _cancelled_futures()
+    async with queue.turn(Priority.REQUEST):
+        for _ in range(50):
+            waiter = asyncio.ensure_future(_worker(queue, Priority.BACKGROUND, "w", []))
+            await asyncio.sleep(0)
+            waiter.cancel()
+            await asyncio.wait([waiter])
+        assert _cancelled_futures() < before + 50
