@@ -2,10 +2,11 @@
 
 A task that fails unseen is a daemon that limps. `spawn` keeps a reference, gives it a name, and
 logs a failure; an *eternal* task (a slow loop) that ends without being cancelled is a failure too.
+`every` is such a loop: what fails in one of its rounds is logged, and the next one comes.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -21,6 +22,25 @@ def spawn(work: Coroutine[Any, Any, Any], name: str, *, eternal: bool = False) -
     _running.add(task)
     task.add_done_callback(_guard_eternal if eternal else _guard)
     return task
+
+
+def every(period_s: float, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+    """Do `work` again and again, with a pause of `period_s` before each round."""
+    return spawn(_repeat(period_s, work, name), name, eternal=True)
+
+
+async def _repeat(period_s: float, work: Callable[[], Awaitable[None]], name: str) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        await logged(work(), name)
+
+
+async def logged(work: Awaitable[None], name: str) -> None:
+    """Wait for `work`; what it raises is logged, and harms nobody else."""
+    try:
+        await work
+    except Exception:
+        log.exception("a round failed", task=name)
 
 
 def _guard(task: asyncio.Task[Any]) -> None:

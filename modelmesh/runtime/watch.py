@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from modelmesh.observe.tasks import spawn, stop
+from modelmesh.observe.tasks import every, logged, stop
 from modelmesh.policy.tiering import Tier
 from modelmesh.runtime.aftermath import Aftermath
 from modelmesh.runtime.blame import Doom
@@ -59,18 +59,16 @@ class Watch:
 
     def start(self) -> None:
         """Begin to look."""
-        self._task = spawn(self._run(), "watch hosts", eternal=True)
+        self._task = every(LOOK_S, self._look_at_all, "watch hosts")
 
     async def close(self) -> None:
         """Look no more."""
         await stop(self._task)
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            now = monotonic()
-            for host in list(self._pool.living.values()):
-                await self._look(host, now)
+    async def _look_at_all(self) -> None:
+        now = monotonic()
+        for host in list(self._pool.living.values()):
+            await logged(self._look(host, now), f"look at host {host.number}")
 
     async def _look(self, host: Host, now: float) -> None:
         if host.leaving and not host.retired and not host.link.unanswered_count:

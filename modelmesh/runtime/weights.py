@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from modelmesh.observe.tasks import spawn, stop
+from modelmesh.observe.tasks import every, stop
 from modelmesh.policy.tiering import Tier
 from modelmesh.runtime import memory
 from modelmesh.runtime.door import RuntimeListener
@@ -65,16 +65,11 @@ class Weights:
         for host in self._pool.living.values():
             self._base_bytes = await asyncio.to_thread(memory.private_bytes, host.pid)
             break
-        self._task = spawn(self._run(), "weigh hosts", eternal=True)
+        self._task = every(self._weigh_s, self.weigh_all, "weigh hosts")
 
     async def close(self) -> None:
         """Weigh no more."""
         await stop(self._task)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._weigh_s)
-            await self.weigh_all()
 
     async def weigh_all(self) -> None:
         """Every host that has had calls since it was last weighed."""

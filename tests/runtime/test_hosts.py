@@ -184,6 +184,25 @@ async def test_a_model_that_grows_in_its_own_host_grows_in_the_books() -> None:
         assert _listener(runtime).resized["leaky"] > loaded.size_bytes + 30 * MIB
 
 
+async def test_a_listener_that_breaks_stops_no_weighing() -> None:
+    class Broken(Listener):
+        def model_resized(self, model_id: str, size_bytes: int) -> None:
+            super().model_resized(model_id, size_bytes)
+            raise ValueError("boom")
+
+    runtime, listener = HostedRuntime(config(tier="process", weigh_s=0.1)), Broken()
+    await runtime.start(listener)
+    try:
+        loaded = await runtime.load(_hostile("leaky", leak=8 * MIB))
+        for grown in (30 * MIB, 60 * MIB):
+            for _ in range(4):
+                await ask(runtime, "leaky")
+            most = loaded.size_bytes + grown
+            await until(lambda most=most: listener.resized.get("leaky", 0) > most)  # type: ignore[misc]
+    finally:
+        await runtime.close(5.0)
+
+
 # --- blame
 
 
