@@ -77,7 +77,7 @@ def call(
     frame_type: int = CALL,
 ) -> tuple[Body, ...]:
     """A CALL, or an OPEN if told so."""
-    strings = _call_strings(kind, metadata)
+    strings = _known_call_strings(kind, metadata)
     size = _CALL_REST + len(strings) + len(body)
     return (_CALL.pack(size, call_id, frame_type, deadline, len(strings)), strings, body)
 
@@ -120,7 +120,6 @@ def _with_metadata(
     return (_ANSWER.pack(size, call_id, frame_type, len(strings)), strings, body)
 
 
-@lru_cache(_MEMO_ENTRIES)
 def _call_strings(kind: str, metadata: Metadata) -> bytes:
     first = kind.encode("utf-8", "replace")
     parts = [_STRINGS.pack(len(first), 0), first]
@@ -129,6 +128,10 @@ def _call_strings(kind: str, metadata: Metadata) -> bytes:
         content = value.encode("utf-8", "replace") if isinstance(value, str) else value
         parts += (_STRINGS.pack(len(name), len(content)), name, content)
     return b"".join(parts)
+
+
+# Not for answers: the few that have metadata have figures in it, which never come again.
+_known_call_strings = lru_cache(_MEMO_ENTRIES)(_call_strings)
 
 
 def _pack_failure(failure: Failure) -> bytes:
