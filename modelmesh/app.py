@@ -216,6 +216,7 @@ async def _main(settings: Settings) -> int:
         return _refused(str(error))
     starting = loop.create_task(app.start(), name="start")
     ending = loop.create_task(stopped.wait(), name="signal")
+    why = ""
     try:
         await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
@@ -225,17 +226,16 @@ async def _main(settings: Settings) -> int:
     except asyncio.CancelledError:
         pass
     except MeshError as error:
-        return _refused(error.failure.message)
+        why = error.failure.message
     except OSError as error:
-        return _refused(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        )
+        why = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     finally:
         ending.cancel()
         await app.stop()
-    return 0
+    return _refused(why) if why else 0
 
 
 def _refused(why: str) -> int:
+    """The last line that an operator reads."""
     print(f"modelmesh: {why}", file=sys.stderr)
     return 1

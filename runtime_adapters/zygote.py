@@ -125,6 +125,9 @@ def main() -> None:
     try:
         program = host.prepare(config["runtimes"], config["options"], config["threads"])
         facts = program.facts()
+    except ValueError as error:  # what the operator named cannot be had, and the text says why
+        control.send(json.dumps({"failed": str(error)}).encode())
+        sys.exit(1)
     except Exception as error:
         control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
         raise
