@@ -21,10 +21,3 @@ def test_a_model_server_that_hangs_meets_the_operators_timeout() -> None:
             assert daemon.refused("hung").why == ("DEADLINE_EXCEEDED", "PREDICT_TIMEOUT")
     finally:
         server.stop()
-
-
-def test_the_default_capacity_leaves_out_what_the_hosts_take() -> None:
-    status = RuntimeStatus(0, 1, 1, 1.0, "", base_bytes=200 << 20)
-    share = int(machine.memory_bytes() * 0.7)
-    assert capacity_bytes(Settings(), status) == share - (200 << 20)
-    assert capacity_bytes(Settings(capacity_bytes=5), status) == 5
