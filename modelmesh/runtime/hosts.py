@@ -37,7 +37,7 @@ from modelmesh.runtime.pool import HostPool
 from modelmesh.runtime.residents import Resident
 from modelmesh.runtime.types import Types
 from modelmesh.runtime.watch import Patience, Watch
-from modelmesh.runtime.weights import Weights
+from modelmesh.runtime.weights import Weights, private_bytes
 from modelmesh.runtime.zygote import ZygoteClient, ZygoteConfig
 from modelmesh.wire import kinds
 from modelmesh.wire.transport import Call, failed
@@ -301,7 +301,7 @@ class HostedRuntime:
         """A shared host's own measure; a process host weighs all that nobody else has."""
         if host.tier is Tier.SHARED:
             return max(1, measured_bytes)
-        return max(1, measured_bytes, await asyncio.to_thread(memory.private_bytes, host.pid))
+        return max(1, measured_bytes, await private_bytes(host.pid))
 
     async def _let_go(self, host: Host, model_id: str) -> None:
         """The model leaves this host; a host that it had to itself ends with it."""

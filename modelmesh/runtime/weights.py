@@ -23,6 +23,7 @@ log = structlog.get_logger("runtime")
 
 MIB: Final = 1 << 20
 WEIGH_S: Final = 5.0
+LOOKUP_S: Final = 2.0  # a lookup takes milliseconds, but may wait for a thread or for the kernel
 TOLD_BYTES: Final = MIB  # smaller changes are not worth telling
 GROWN: Final = 1.1
 WORN_BYTES: Final = 64 * MIB
@@ -32,6 +33,16 @@ WORN_PART: Final = 0.25
 def is_worn(overhead_bytes: int, models_bytes: int) -> bool:
     """Whether a shared host has so much that no model explains that it is replaced."""
     return overhead_bytes > max(WORN_BYTES, WORN_PART * models_bytes)
+
+
+async def private_bytes(pid: int) -> int:
+    """Memory that only this process has; 0 where that cannot be told in time."""
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            return await asyncio.to_thread(memory.private_bytes, pid)
+    except TimeoutError:
+        log.warning("a host cannot be weighed", pid=pid)
+        return 0
 
 
 class Weights:
@@ -63,7 +74,7 @@ class Weights:
         """Weigh an empty host, then begin."""
         self._listener = listener
         for host in self._pool.living.values():
-            self._base_bytes = await asyncio.to_thread(memory.private_bytes, host.pid)
+            self._base_bytes = await private_bytes(host.pid)
             break
         self._task = every(self._weigh_s, self.weigh_all, "weigh hosts")
 
@@ -81,7 +92,7 @@ class Weights:
             sent = host.link.sent_count
             if host.models and self._seen.get(host.number) != sent:
                 self._seen[host.number] = sent
-                private = await asyncio.to_thread(memory.private_bytes, host.pid)
+                private = await private_bytes(host.pid)
                 if private and not host.dead:
                     self._take(host, private)
         if abs(self.overhead_bytes - self._told_bytes) >= TOLD_BYTES:

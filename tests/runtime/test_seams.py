@@ -69,6 +69,20 @@ async def test_a_load_that_is_given_up_while_it_is_weighed_leaves_no_host() -> N
         await until(lambda: is_dead(host.pid))
 
 
+async def test_a_host_that_nobody_can_weigh_in_time_holds_no_load() -> None:
+    async with _running(tier="process") as runtime:
+        gate = threading.Event()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        asyncio.get_running_loop().run_in_executor(None, gate.wait)  # nothing is weighed now
+        load = asyncio.create_task(runtime.load(dummy("m", '{"size_bytes": 12345}')))
+        try:
+            await asyncio.wait([load], timeout=10)
+            assert load.done()
+            assert load.result().size_bytes == 12345  # as its host says
+        finally:
+            gate.set()
+
+
 async def test_a_load_that_was_given_up_is_not_held_against_its_model() -> None:
     async with _running(tier="process") as runtime:
         request = dummy("m", SLOW_LOAD)
