@@ -94,6 +94,7 @@ class Host:
         self.doom: Doom | None = None
         self.limit_s = 0.0
         self.leaving = False  # gets no more calls, and is retired when it has none left
+        self.renewed = False  # another is to take its models over
         self.retired = False
         self.dead = False
         self.pid = process.pid

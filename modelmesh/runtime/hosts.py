@@ -383,11 +383,18 @@ class HostedRuntime:
         await self._move(resident, await self._pool.shared_host(), decision)
 
     def _renew(self, host: Host) -> None:
-        """Replace a worn host."""
-        self._spawn(self._empty_into_another(host), f"renew host {host.number}")
+        """Replace a worn host, once."""
+        if not host.renewed:
+            host.renewed = True
+            self._spawn(self._empty_into_another(host), f"renew host {host.number}")
 
     async def _empty_into_another(self, host: Host) -> None:
-        other = await self._pool.another_shared()
+        try:
+            other = await self._pool.another_shared()
+        except MeshError as error:
+            host.renewed = False  # until it is weighed again
+            log.warning("worn host stays", host=host.number, why=error.failure.message)
+            return
         host.leaving = True
         for model_id in list(host.models):
             resident = self._residents.get(model_id)

@@ -83,6 +83,34 @@ async def test_a_host_that_nobody_can_weigh_in_time_holds_no_load() -> None:
             gate.set()
 
 
+async def test_a_worn_host_is_replaced_once() -> None:
+    async with _running() as runtime:
+        await runtime.load(dummy("m"))
+        worn = _host_of(runtime, "m")
+        assert worn is not None
+        for _ in range(2):
+            runtime._renew(worn)
+        await until(lambda: worn.dead)
+        await until(lambda: runtime._pool._spares)
+        assert len(runtime._pool.shared) == 1
+        assert b"m" in await ask(runtime, "m")
+
+
+async def test_a_worn_host_that_could_not_be_replaced_is_replaced_later() -> None:
+    async with _running() as runtime:
+        await until(lambda: runtime._pool._spares)
+        await runtime.load(dummy("m"))
+        worn = _host_of(runtime, "m")
+        assert worn is not None
+        await runtime._pool.process_host()  # the spare is gone
+        with _no_descriptors(), capture_logs() as logs:
+            runtime._renew(worn)
+            await until(lambda: [line for line in logs if "worn" in line["event"]])
+        runtime._renew(worn)
+        await until(lambda: worn.dead)
+        assert b"m" in await ask(runtime, "m")
+
+
 async def test_a_load_that_was_given_up_is_not_held_against_its_model() -> None:
     async with _running(tier="process") as runtime:
         request = dummy("m", SLOW_LOAD)
