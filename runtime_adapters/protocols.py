@@ -64,7 +64,7 @@ def _read_v2(call: Call, model_id: str) -> tuple[Inputs, Callable[[Outputs], Enc
         body, header_bytes = json_v2.encode_response(response, request)
         if header_bytes is None:
             return body, NO_METADATA
-        return body, ((kinds.BINARY_HEADER, str(header_bytes)),)
+        return body, ((kinds.BINARY_HEADER, str(header_bytes)), kinds.BINARY_BODY)
 
     return _inputs(request), encode
 

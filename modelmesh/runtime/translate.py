@@ -32,7 +32,8 @@ def to_infer(kind: str, body: Body, header_length: str, model_id: str) -> tuple[
 
     def back_v2(answer: Body) -> tuple[Body, Metadata]:
         written, json_bytes = json_v2.encode_response(proto_v2.decode_response(answer), request)
-        binary = () if json_bytes is None else ((kinds.BINARY_HEADER, str(json_bytes)),)
-        return written, binary
+        if json_bytes is None:
+            return written, NO_METADATA
+        return written, ((kinds.BINARY_HEADER, str(json_bytes)), kinds.BINARY_BODY)
 
     return proto_v2.encode_request(request), back_v2

@@ -26,3 +26,6 @@ RUNTIME_STATUS: Final = "/mmesh.ModelRuntime/runtimeStatus"
 MODEL_ID: Final = "mm-model-id"
 MODEL_ID_BIN: Final = "mm-model-id-bin"
 BINARY_HEADER: Final = "inference-header-content-length"
+
+# Beside the header above, on answers whose body is not JSON alone.
+BINARY_BODY: Final = ("content-type", "application/octet-stream")

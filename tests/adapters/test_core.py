@@ -259,8 +259,9 @@ def test_binary_outputs_tell_the_length_of_their_header() -> None:
         *named("m"),
     )
     (answer,) = bench.run(request)
-    ((key, length),) = reply(request).metadata
+    (key, length), body = reply(request).metadata
     assert key == kinds.BINARY_HEADER
+    assert body == ("content-type", "application/octet-stream")
     assert np.frombuffer(answer[int(length) :]).tolist() == [3.0]
 
 
