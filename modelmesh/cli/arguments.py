@@ -57,7 +57,7 @@ def _serve(commands: "Commands[argparse.ArgumentParser]", argv: Sequence[str]) -
 
 
 def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
-    models = commands.add_parser("models", help="register, list, explain, unload, unregister")
+    models = commands.add_parser("models", help="register, list, status, explain, unload...")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
     _register(actions)
     listing = _action(actions, "list", "registered models and where they stand, by name")
@@ -80,7 +80,7 @@ def _register(actions: "Commands[argparse.ArgumentParser]") -> None:
     register = _action(actions, "register", "make a model known; the same again is a success")
     register.add_argument("model_id", metavar="ID", nargs="?", help="the model's name")
     register.add_argument("--type", help="its runtime or model type: sklearn, rt:..., mt:...")
-    register.add_argument("--path", default="", help="a local path or file:// URI")
+    register.add_argument("--path", default="", help="absolute, or file://; the daemon reads it")
     register.add_argument("--key", default="", metavar="JSON", help="parameters for its runtime")
     register.add_argument("--load", action="store_true", help="begin to load it")
     register.add_argument("--sync", action="store_true", help="load it and wait for the outcome")
@@ -96,8 +96,11 @@ def _infer(commands: "Commands[argparse.ArgumentParser]") -> None:
     infer.add_argument("model_id", metavar="ID")
     infer.add_argument("--file", required=True, metavar="JSON", help="the request; - = stdin")
     protocol = infer.add_mutually_exclusive_group()
-    protocol.add_argument("--v1", action="store_const", const="v1", dest="protocol")
-    protocol.add_argument("--v2", action="store_const", const="v2", dest="protocol")
+    for name in ("v1", "v2"):
+        asked = f"it is {name.upper()}; without either, guessed"
+        protocol.add_argument(
+            f"--{name}", action="store_const", const=name, dest="protocol", help=asked
+        )
     infer.add_argument(
         "--rest",
         default=os.environ.get("MM_REST_ADDRESS") or REST_ADDRESS,
