@@ -73,6 +73,11 @@ class HostProcess:
         """Let go of the pidfd."""
         os.close(self.pidfd)
 
+    def disown(self) -> None:
+        """Nobody wants it any more."""
+        self.kill()
+        self.close()
+
     def tell(self, status: int | None) -> None:
         """It has ended so."""
         if not self.status.done():
@@ -158,6 +163,10 @@ class _Generation:
             raise no_host(f"the zygote gave no host in {self._spawn_s:g} s") from None
         except OSError as error:
             raise no_host(f"the zygote gave no host: {error}") from None
+        except asyncio.CancelledError:
+            if not birth.cancelled() and birth.exception() is None:
+                birth.result().disown()  # born in the moment that who asked for it went
+            raise
         finally:
             self._births.pop(host, None)
 
@@ -193,8 +202,7 @@ class _Generation:
     def _born(self, host: int, process: HostProcess) -> None:
         birth = self._births.get(host)
         if birth is None or birth.done():  # who asked has gone
-            process.kill()
-            process.close()
+            process.disown()
             return
         self._living[host] = process
         birth.set_result(process)

@@ -28,6 +28,7 @@ from modelmesh.wire import kinds
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.transport import Call
 from tests.runtime.external_server import ExternalServer
+from tests.runtime.interrupting import interrupted
 from tests.runtime.support import HOSTILE, Listener, ask, config, dummy
 from tests.runtime.waiting import is_dead, until
 
@@ -81,6 +82,31 @@ async def test_a_host_that_nobody_can_weigh_in_time_holds_no_load() -> None:
             assert load.result().size_bytes == 12345  # as its host says
         finally:
             gate.set()
+
+
+def _of_hosts() -> int:
+    """How many descriptors we hold that only hosts and zygotes have (others come and go)."""
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sum("pidfd" in link or "mm-journal" in link for link in links)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_birth_that_is_given_up_at_any_await_leaves_nothing(late: bool) -> None:
+    async with _running() as runtime:
+        pool = runtime._pool
+        await until(lambda: pool._spares)
+        living, held = dict(pool.living), _of_hosts()
+        children = Path(f"/proc/{runtime.zygote_pid}/task/{runtime.zygote_pid}/children")
+        for number in range(10):
+            if not await interrupted(pool._born(), number, late):
+                break
+            assert pool.living == living
+            await until(lambda: len(children.read_text().split()) == 2)  # a keeper a host
+            await until(lambda: _of_hosts() == held)
+        assert 0 < number < 9
 
 
 async def test_a_worn_host_is_replaced_once() -> None:
