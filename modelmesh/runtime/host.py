@@ -27,7 +27,7 @@ from modelmesh.runtime.zygote import HostProcess, ZygoteClient, how_it_ended, no
 from modelmesh.wire import journal, kinds
 from modelmesh.wire.framed import FramedLink
 from modelmesh.wire.journal import JournalEntry
-from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, text
+from modelmesh.wire.transport import NO_METADATA, Body, Call, Caller, Metadata, text
 
 NOTHING: Final = JournalEntry(0, 0.0, ())
 MOST_LEFT: Final = 4096  # calls that were cancelled while they may have been running
@@ -162,8 +162,7 @@ class Host:
 
     def discard(self, model_id: str) -> None:
         """Unload a model that nobody will ask for here, whenever the host comes to it."""
-        body = UnloadModelRequest(modelId=model_id).SerializeToString()
-        self.link.start(Call(kinds.UNLOAD_MODEL, body, Nobody(), named(model_id)))
+        discard(self.link, model_id)
 
     # --- its end
 
@@ -275,6 +274,12 @@ def ran(call: Call) -> Ran:
 def named(model_id: str) -> Metadata:
     """Every call to a host says which model it is about."""
     return ((kinds.MODEL_ID, model_id),)
+
+
+def discard(caller: Caller, model_id: str) -> None:
+    """Ask for an unload, and wait for nothing."""
+    body = UnloadModelRequest(modelId=model_id).SerializeToString()
+    caller.start(Call(kinds.UNLOAD_MODEL, body, Nobody(), named(model_id)))
 
 
 class Nobody:

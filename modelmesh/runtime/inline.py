@@ -15,7 +15,7 @@ from modelmesh.errors import Code, Failure, MeshError
 from modelmesh.pb import model_runtime_pb2 as pb
 from modelmesh.runtime import client
 from modelmesh.runtime.door import LoadedModel, LoadRequest, RuntimeListener, RuntimeStatus
-from modelmesh.runtime.host import named
+from modelmesh.runtime.host import discard, named
 from modelmesh.runtime.hosts import HostsConfig
 from modelmesh.wire import kinds
 from modelmesh.wire.loopback import LoopbackCaller
@@ -66,7 +66,11 @@ class InlineRuntime:
 
     async def load(self, request: LoadRequest) -> LoadedModel:
         deadline = monotonic() + self._config.load_timeout_s
-        answer = await client.load(self._caller, request, deadline)
+        try:
+            answer = await client.load(self._caller, request, deadline)
+        except BaseException:
+            discard(self._caller, request.model_id)  # it may be loaded all the same
+            raise
         size_bytes = answer.size_bytes or self.predict_size(request)
         loaded = self._loaded[request.model_id] = LoadedModel(
             size_bytes,

@@ -5,19 +5,33 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 import pytest
 
 from modelmesh.errors import Code, MeshError, Reason
+from modelmesh.runtime import client
 from modelmesh.runtime.door import Runtime
 from modelmesh.runtime.external import ExternalConfig, ExternalRuntime
 from modelmesh.runtime.hosts import HostedRuntime
 from modelmesh.runtime.inline import InlineRuntime
+from modelmesh.wire.transport import Caller
 from tests.runtime.external_server import ExternalServer
 from tests.runtime.fake import FakeRuntime
+from tests.runtime.interrupting import interrupted
 from tests.runtime.support import Listener, ask, begin, config, dummy
+from tests.runtime.waiting import until
 
+MOST_AWAITS = 40
 Start = Callable[[], AbstractAsyncContextManager[Runtime]]
+
+
+class AttachedRuntime(ExternalRuntime):
+    """With its server at hand."""
+
+    def __init__(self, where: ExternalConfig, server: ExternalServer) -> None:
+        super().__init__(where)
+        self.server = server
 
 
 @asynccontextmanager
@@ -34,7 +48,7 @@ async def _external(path: str = "") -> AsyncIterator[Runtime]:
     server = ExternalServer(path=path)
     where = ExternalConfig(runtime_socket=path) if path else ExternalConfig(server.port)
     try:
-        async with _running(ExternalRuntime(where)) as runtime:
+        async with _running(AttachedRuntime(where, server)) as runtime:
             yield runtime
     finally:
         await asyncio.to_thread(server.stop)
@@ -124,6 +138,67 @@ async def test_a_cancelled_load_can_be_followed_by_another(runtime: Runtime) -> 
         await task
     await runtime.load(dummy("model-a"))
     assert b"model-a" in await ask(runtime, "model-a")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_load_that_is_cancelled_at_any_await_leaves_nothing(
+    runtime: Runtime, late: bool
+) -> None:
+    """`late`: in the moment that what it awaited is there."""
+    request = dummy("m", '{"load_s": 0.01, "size_bytes": 1000}')
+    for number in range(MOST_AWAITS):
+        if not await interrupted(runtime.load(request), number, late):
+            break
+        assert runtime.describe("m") is None
+        assert (await _failure(ask(runtime, "m"))).failure.code is Code.NOT_FOUND
+        await _until_nothing_is_left(runtime)
+        await interrupted(runtime.load(request), number, late)
+        await runtime.load(request)  # while the one before is still being given up
+        assert b"m" in await ask(runtime, "m")
+        await _until_all_is_said(runtime)
+        assert b"m" in await ask(runtime, "m")
+        await runtime.unload("m")
+        await _until_nothing_is_left(runtime)
+    assert 0 < number < MOST_AWAITS - 1
+    assert b"m" in await ask(runtime, "m")
+
+
+async def _until_all_is_said(runtime: Runtime) -> None:
+    """Nothing is under way to where models live."""
+    if isinstance(runtime, HostedRuntime):
+        living = runtime._pool.living
+        await until(lambda: not any(host.link.unanswered_count for host in living.values()))
+    elif isinstance(runtime, ExternalRuntime):
+        await until(lambda: not runtime._parting)
+
+
+async def _until_nothing_is_left(runtime: Runtime) -> None:
+    """No trace of a model, in our books or where models live."""
+    await _until_all_is_said(runtime)
+    if isinstance(runtime, HostedRuntime):
+        assert not runtime.pids()
+        assert not runtime._loading
+        living = runtime._pool.living
+        await until(lambda: not any(host.models or host.sole for host in living.values()))
+        await until(lambda: len(living) == 2)  # the shared one and the spare
+        for host in list(living.values()):
+            assert not await _holds(host.link)
+    elif isinstance(runtime, InlineRuntime):
+        assert not await _holds(runtime._caller)
+    elif isinstance(runtime, AttachedRuntime):
+        assert not runtime.server.models
+    elif isinstance(runtime, FakeRuntime):
+        assert not runtime.held
+
+
+async def _holds(caller: Caller) -> bool:
+    try:
+        await client.model_size(caller, "m", monotonic() + 5)
+    except MeshError as error:
+        if error.failure.code is Code.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 async def test_callers_that_leave_disturb_nobody(runtime: Runtime) -> None:
