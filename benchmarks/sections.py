@@ -1,7 +1,6 @@
 """What is measured, a function a table. Each prints as it goes and returns Markdown lines."""
 
 import os
-import shutil
 import signal
 import statistics
 import struct
@@ -19,6 +18,8 @@ from modelmesh.pb import inference_pb2, model_mesh_pb2, model_mesh_pb2_grpc
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = float(os.environ.get("SECONDS", "2"))
 SHAPES = (Shape(1, 1), Shape(1, 16), Shape(1, 64), Shape(16, 1))
+# As long as those of the figure that is to be beaten: 45 characters.
+_PATH = "/models/a-folder/of-some-team/model-00001.job"
 TIERS = ("inline", "shared", "process")
 # The issue's bounds, as multiples of the echo at 1, 16 and 64 streams on one connection.
 GRPC_BOUNDS = {"shared": (3.4, 2.5, 2.6), "inline": (None, 2.4, 2.2)}
@@ -143,28 +144,30 @@ def _respawn_ms(served: Daemon) -> float:
 def density(folder: Path) -> list[str]:
     """Bytes per registered and per loaded model; memory when idle."""
     registered, loaded = 10_000, 5_000
-    model = folder / ("iris-model-with-a-path-of-45-characters" + ".joblib")
-    shutil.copy(iris(folder), model)
+    model = str(iris(folder))
     with daemon(folder / "density", None, MM_SHARED_HOSTS="1", MM_TIER="shared") as served:
-        served.register("first", "sklearn", str(model))
+        served.register("first", "sklearn", model)
         served.predict("first")
         idle = trees.resident_bytes(served.pid)
+        served.register_many([(f"warm-{n}", "sklearn", _PATH, "{}") for n in range(registered)])
         before = trees.private_bytes(served.pid)
-        served.register_many(
-            [(f"iris-{n:05}", "sklearn", str(model), "") for n in range(registered)]
-        )
+        served.register_many([(f"iris-{n:05}", "sklearn", _PATH, "{}") for n in range(registered)])
         per_registered = (trees.private_bytes(served.pid) - before) / registered
+        ids = [f"load-{n:05}" for n in range(loaded)]
+        served.register_many([(i, "sklearn", model, "") for i in ids])
+        for _ in range(100):
+            served.predict("first")
         host = trees.busiest_host(served.pid)
         in_host, in_daemon = trees.private_bytes(host), trees.private_bytes(served.pid)
-        for n in range(loaded):
-            served.predict(f"iris-{n:05}")
+        for i in ids:
+            served.predict(i)
         per_loaded = (trees.private_bytes(host) - in_host) / loaded
         per_copy = (trees.private_bytes(served.pid) - in_daemon) / loaded
     return [
         "| memory | | bound |",
         "|---|---|---|",
-        f"| daemon idle, resident | {idle / 2**20:.0f} MiB | 80 MB |",
-        f"| per registered model ({registered:,}) | {per_registered:.0f} B | 560 B |",
+        f"| daemon idle, resident | {idle / 1e6:.0f} MB | 80 MB |",
+        f"| per registered model ({registered:,} more) | {per_registered:.0f} B | 560 B |",
         f"| per loaded iris model, in its host ({loaded:,})"
         f" | {per_loaded / 1024:.1f} KiB | 15 KiB |",
         f"| per loaded model, in the daemon | {per_copy / 1024:.1f} KiB | |",
