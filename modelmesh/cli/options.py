@@ -79,6 +79,8 @@ def _refuse_conflicts(settings: Settings) -> None:
 def _parse(field: dataclasses.Field[Any], text: str, origin: str) -> Any:
     try:
         value = _convert(field, text, milliseconds=origin.endswith("_MS"))
+        if field.metadata["unit"] == "port" and text.upper() != "NONE":
+            _check_port(text)
     except ValueError:
         raise BadSettings(f"{origin} must be {field.metadata['unit']}, not {text!r}.") from None
     choices = _CHOICES.get(field.name)
@@ -97,3 +99,8 @@ def _convert(field: dataclasses.Field[Any], text: str, *, milliseconds: bool) ->
     if isinstance(field.default, float):
         return float(text) / 1000 if milliseconds else float(text)
     return text
+
+
+def _check_port(text: str) -> None:
+    if not 0 <= int(text) <= 65535:
+        raise ValueError(text)

@@ -26,6 +26,7 @@ WEIGH_S: Final = 5.0
 LOOKUP_S: Final = 2.0  # a lookup takes milliseconds, but may wait for a thread or for the kernel
 TOLD_BYTES: Final = MIB  # smaller changes are not worth telling
 GROWN: Final = 1.1
+WARM_UP_BYTES: Final = 16 * MIB  # what a host copies of the zygote's pages as it first works
 WORN_BYTES: Final = 64 * MIB
 WORN_PART: Final = 0.25
 
@@ -104,7 +105,7 @@ class Weights:
             self._grew(host, private)
             return
         models_bytes = sum(host.models.values())
-        overhead = max(0, private - self._base_bytes - models_bytes)
+        overhead = max(0, private - self._base_bytes - WARM_UP_BYTES - models_bytes)
         self._overhead[host.number] = overhead
         if is_worn(overhead, models_bytes) and not host.leaving:
             log.warning("host is worn", host=host.number, overhead_bytes=overhead)

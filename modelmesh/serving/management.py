@@ -7,9 +7,11 @@ an inference request.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import inf
 
+from modelmesh.cache.decisions import Decision, Verdict
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, MeshError, not_found
 from modelmesh.registry.models import Registration
@@ -226,8 +228,14 @@ class Management:
         now = self._clock()
         size_bytes = await self._size(model_id, record)
         ledger = self._copies.ledger
+        explanation = self._copies.explain(model_id, size_bytes, now, model_type=record.type)
+        failure = self._failures.blocking(model_id, now)
+        if failure is not None and not self._copies.is_loaded(model_id):
+            why = f"loads of it have failed: {failure.message}"
+            refusal = Decision(Verdict.REFUSE, why, failure=failure)
+            explanation = replace(explanation, decision=refusal)
         return Explained(
-            self._copies.explain(model_id, size_bytes, now, model_type=record.type),
+            explanation,
             self.state(model_id),
             ledger.capacity_bytes,
             ledger.reserved_bytes,

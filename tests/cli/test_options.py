@@ -64,6 +64,9 @@ def test_no_variable_of_the_originals_is_silently_ignored(name: str) -> None:
     "environment",
     [
         {"MM_SVC_GRPC_PORT": "eight"},
+        {"MM_SVC_GRPC_PORT": "99999"},
+        {"MM_REST_PORT": "-1"},
+        {"MM_PROBE_PORT": "70000"},
         {"MM_EVICTION_POLICY": "random"},
         {"PREDICT_PROBA": "perhaps"},
         {"MM_LOAD_TIMEOUT_SECS": "soon"},

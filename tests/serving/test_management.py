@@ -164,3 +164,15 @@ async def test_asking_for_the_status_is_no_use_of_the_model() -> None:
     await asyncio.sleep(0)
     assert before.last_used == used
     assert one.runtime.loads == ["m"]
+
+
+async def test_explain_tells_of_failures_that_a_request_would_meet() -> None:
+    one = One()
+    await one.register("m")
+    one.runtime.failing.add("m")
+    for _ in range(3):
+        with pytest.raises(MeshError):
+            await one.answer("m")
+    decision = (await one.management.explain("m")).explanation.decision
+    assert decision.verdict is Verdict.REFUSE
+    assert decision.reason == "loads of it have failed: not a model"
