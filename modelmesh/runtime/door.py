@@ -6,6 +6,7 @@ crashes and measures weights; what is before it decides which models are loaded 
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from modelmesh.errors import Failure
@@ -51,6 +52,15 @@ class RuntimeStatus:
     base_bytes: int = 0
 
 
+class Part(StrEnum):
+    """What a runtime does besides running models, as far as it takes time that counts."""
+
+    QUEUE = "queue"  # a call waits until its model takes another one
+    SIZING = "sizing"  # a loaded model is weighed
+    PREPROCESS = "preprocess"  # a call becomes what the runtime understands
+    POSTPROCESS = "postprocess"  # ... and its answer what the caller does
+
+
 class RuntimeListener(Protocol):
     """What a runtime tells the daemon unasked. Synchronous, on the loop."""
 
@@ -62,6 +72,9 @@ class RuntimeListener(Protocol):
 
     def overhead_changed(self, overhead_bytes: int) -> None:
         """Memory of the hosts that no model's weight explains, in all."""
+
+    def took(self, part: Part, model_id: str, seconds: float) -> None:
+        """So long this has taken, once."""
 
 
 class Runtime(Protocol):

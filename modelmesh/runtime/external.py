@@ -24,7 +24,13 @@ from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.pb import model_runtime_pb2 as pb
 from modelmesh.runtime import client, translate
-from modelmesh.runtime.door import LoadedModel, LoadRequest, RuntimeListener, RuntimeStatus
+from modelmesh.runtime.door import (
+    LoadedModel,
+    LoadRequest,
+    Part,
+    RuntimeListener,
+    RuntimeStatus,
+)
 from modelmesh.runtime.limiter import inflight_limit
 from modelmesh.runtime.translate import Back
 from modelmesh.runtime.turns import ModelTurns
@@ -71,6 +77,14 @@ class _Held:
 
     loaded: LoadedModel
     turns: ModelTurns
+
+
+@dataclass(frozen=True, slots=True)
+class _Return:
+    """How an answer becomes what the caller understands; `told` gets the seconds that it took."""
+
+    translate: Back
+    told: Callable[[float], None]
 
 
 class ExternalRuntime:
@@ -214,6 +228,7 @@ class ExternalRuntime:
         return max(1, said)
 
     async def _model_size(self, request: LoadRequest) -> int:
+        started = monotonic()
         try:
             size = await client.model_size(
                 self._runtime, request.model_id, monotonic() + MODEL_SIZE_S
@@ -221,6 +236,7 @@ class ExternalRuntime:
         except MeshError as error:
             log.warning("no model size", model=request.model_id, why=error.failure.message)
             size = 0
+        self._listener.took(Part.SIZING, request.model_id, monotonic() - started)
         return size or self.predict_size(request)
 
     async def _ask_size(self, request: LoadRequest) -> None:
@@ -245,7 +261,7 @@ class ExternalRuntime:
 
     # --- inference
 
-    def _forward(self, held: _Held, model_id: str, call: Call, back: Back | None) -> None:
+    def _forward(self, held: _Held, model_id: str, call: Call, back: _Return | None) -> None:
         path = self._path(call.kind)
         if path is None:
             name = call.kind.removeprefix("/")
@@ -257,14 +273,24 @@ class ExternalRuntime:
         except splice.MalformedMessage as error:
             call.reply.finish(Failure(Code.INVALID_ARGUMENT, f"malformed message: {error}"))
             return
-        begin = partial(self._begin, held, model_id, call, body, back)
+        begin = partial(self._begin, held, model_id, call, body, back, monotonic())
         refusal = held.turns.take(call.reply, begin)
         if refusal is not None:
             call.reply.finish(refusal)
 
-    def _begin(self, held: _Held, model_id: str, call: Call, body: Body, back: Back | None) -> None:
-        limit_s = self._config.predict_timeout_s
-        limit = monotonic() + limit_s
+    def _begin(
+        self,
+        held: _Held,
+        model_id: str,
+        call: Call,
+        body: Body,
+        back: _Return | None,
+        since: float,
+    ) -> None:
+        now, limit_s = monotonic(), self._config.predict_timeout_s
+        if held.loaded.max_concurrency:
+            self._listener.took(Part.QUEUE, model_id, now - since)
+        limit = now + limit_s
         late = _too_slow(limit_s) if limit < call.deadline else None
         reply = _ExternalReply(call.reply, partial(self._ended, held, model_id), back, late)
         metadata = forwarded(call.metadata, model_id)
@@ -288,30 +314,34 @@ class ExternalRuntime:
             self._listener.model_lost(model_id, failure)
 
     def _translate(self, held: _Held, model_id: str, call: Call) -> None:
+        started = monotonic()
         try:
             body, back = self._translated(model_id, call)
         except MeshError as error:
             call.reply.finish(error.failure)
         else:
-            self._send_translated(held, model_id, call, body, back)
+            self._send_translated(held, model_id, call, body, back, started)
 
     async def _translate_aside(self, held: _Held, model_id: str, call: Call) -> None:
+        started = monotonic()
         try:
             body, back = await asyncio.to_thread(self._translated, model_id, call)
         except MeshError as error:
             call.reply.finish(error.failure)
         else:
-            self._send_translated(held, model_id, call, body, back)
+            self._send_translated(held, model_id, call, body, back, started)
 
     def _translated(self, model_id: str, call: Call) -> tuple[bytes, Back]:
         header_length = text(call.header(kinds.BINARY_HEADER))
         return translate.to_infer(call.kind, call.body, header_length, model_id)
 
     def _send_translated(
-        self, held: _Held, model_id: str, call: Call, body: bytes, back: Back
+        self, held: _Held, model_id: str, call: Call, body: bytes, back: Back, started: float
     ) -> None:
+        self._listener.took(Part.PREPROCESS, model_id, monotonic() - started)
+        told = partial(self._listener.took, Part.POSTPROCESS, model_id)
         infer = Call(kinds.MODEL_INFER, body, call.reply, call.metadata, call.deadline)
-        self._forward(held, model_id, infer, back)
+        self._forward(held, model_id, infer, _Return(back, told))
 
 
 class _ExternalReply(Passing):
@@ -326,7 +356,7 @@ class _ExternalReply(Passing):
         self,
         reply: Reply,
         ended: Callable[[Failure | None], None],
-        back: Back | None,
+        back: _Return | None,
         late: Failure | None,
     ) -> None:
         super().__init__(reply)
@@ -345,7 +375,7 @@ class _ExternalReply(Passing):
         if self._back is None:
             self._reply.answer(body, metadata)
         elif len(body) > translate.OFF_LOOP_BYTES:
-            spawn(self._answer_aside(body), "translate an answer")
+            spawn(self._answer_aside(self._back, body), "translate an answer")
         else:
             self._answer_translated(self._back, body)
 
@@ -361,21 +391,24 @@ class _ExternalReply(Passing):
             self._over = True
             self._ended(failure)
 
-    def _answer_translated(self, back: Back, body: Body) -> None:
+    def _answer_translated(self, back: _Return, body: Body) -> None:
+        started = monotonic()
         try:
-            written, metadata = back(body)
+            written, metadata = back.translate(body)
         except MeshError as error:
             self._reply.finish(error.failure)
         else:
+            back.told(monotonic() - started)
             self._reply.answer(written, metadata)
 
-    async def _answer_aside(self, body: Body) -> None:
-        assert self._back is not None
+    async def _answer_aside(self, back: _Return, body: Body) -> None:
+        started = monotonic()
         try:
-            written, metadata = await asyncio.to_thread(self._back, body)
+            written, metadata = await asyncio.to_thread(back.translate, body)
         except MeshError as error:
             self._reply.finish(error.failure)
         else:
+            back.told(monotonic() - started)
             self._reply.answer(written, metadata)
 
 

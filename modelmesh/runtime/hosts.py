@@ -30,7 +30,13 @@ from modelmesh.runtime import blame, client, memory, trials
 from modelmesh.runtime.aftermath import Aftermath
 from modelmesh.runtime.blame import Doom, End
 from modelmesh.runtime.conduct import Conduct
-from modelmesh.runtime.door import LoadedModel, LoadRequest, RuntimeListener, RuntimeStatus
+from modelmesh.runtime.door import (
+    LoadedModel,
+    LoadRequest,
+    Part,
+    RuntimeListener,
+    RuntimeStatus,
+)
 from modelmesh.runtime.experience import Experience
 from modelmesh.runtime.host import Host, named
 from modelmesh.runtime.pool import HostPool
@@ -254,7 +260,7 @@ class HostedRuntime:
                 named(model_id),
                 partial(self._tainted, host, model_id),
             )
-            size_bytes = await self._weigh(host, answer.size_bytes)
+            size_bytes = await self._weigh(host, model_id, answer.size_bytes)
         except BaseException as error:
             self._give_up(host, model_id)
             if isinstance(error, MeshError):
@@ -297,11 +303,12 @@ class HostedRuntime:
             return MeshError(blame.verdict(kinds.LOAD_MODEL, End("", *limit)).failure)
         return error
 
-    async def _weigh(self, host: Host, measured_bytes: int) -> int:
+    async def _weigh(self, host: Host, model_id: str, measured_bytes: int) -> int:
         """A shared host's own measure; a process host weighs all that nobody else has."""
-        if host.tier is Tier.SHARED:
-            return max(1, measured_bytes)
-        return max(1, measured_bytes, await private_bytes(host.pid))
+        started = monotonic()
+        alone_bytes = 0 if host.tier is Tier.SHARED else await private_bytes(host.pid)
+        self._listener.took(Part.SIZING, model_id, monotonic() - started)
+        return max(1, measured_bytes, alone_bytes)
 
     async def _let_go(self, host: Host, model_id: str) -> None:
         """The model leaves this host; a host that it had to itself ends with it."""

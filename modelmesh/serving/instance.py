@@ -15,7 +15,7 @@ from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.metrics import Metrics
 from modelmesh.policy.routing import Reject, ServeHere, route
 from modelmesh.registry.models import ModelChange, Models
-from modelmesh.runtime.door import Runtime
+from modelmesh.runtime.door import Part, Runtime
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.flight import Waiter
 from modelmesh.serving.loading import Loader
@@ -225,6 +225,14 @@ class Instance:
 
     def overhead_changed(self, overhead_bytes: int) -> None:
         self._loader.carry_out(self._copies.overhead(overhead_bytes, self._clock()))
+
+    def took(self, part: Part, model_id: str, seconds: float) -> None:
+        if part is Part.QUEUE:
+            self._metrics.queue_ms.observe(seconds * 1000)
+        elif part is Part.SIZING:
+            self._metrics.sizing_ms.observe(seconds * 1000)
+        else:
+            self._metrics.kserve(part.value, model_id, seconds)
 
     # --- the end
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from modelmesh.errors import Failure
 from modelmesh.pb import inference_pb2
-from modelmesh.runtime.door import LoadRequest, Runtime
+from modelmesh.runtime.door import LoadRequest, Part, Runtime
 from modelmesh.runtime.hosts import HostsConfig
 from modelmesh.runtime.zygote import ZygoteConfig
 from modelmesh.wire import kinds
@@ -22,6 +22,7 @@ class Listener:
     lost: dict[str, Failure] = field(default_factory=dict)
     resized: dict[str, int] = field(default_factory=dict)
     overheads: list[int] = field(default_factory=list)
+    times: list[tuple[Part, str]] = field(default_factory=list)
 
     def model_lost(self, model_id: str, failure: Failure) -> None:
         self.lost[model_id] = failure
@@ -31,6 +32,9 @@ class Listener:
 
     def overhead_changed(self, overhead_bytes: int) -> None:
         self.overheads.append(overhead_bytes)
+
+    def took(self, part: Part, model_id: str, seconds: float) -> None:
+        self.times.append((part, model_id))
 
 
 def config(**changes: Any) -> HostsConfig:
