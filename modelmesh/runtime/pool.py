@@ -18,7 +18,7 @@ from modelmesh.observe.tasks import stop
 from modelmesh.policy.tiering import Tier
 from modelmesh.runtime import host as hosts
 from modelmesh.runtime.host import Host, Remains
-from modelmesh.runtime.zygote import RuntimeFacts, ZygoteClient
+from modelmesh.runtime.zygote import RuntimeFacts, ZygoteClient, no_host
 
 log = structlog.get_logger("runtime")
 
@@ -44,6 +44,7 @@ class HostPool:
         self._spares: list[Host] = []
         self._shared: list[Host] = []
         self._refilling: asyncio.Task[None] | None = None
+        self._step: asyncio.Future[MeshError | None] | None = None  # the refill's next, awaited
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -61,10 +62,13 @@ class HostPool:
         return [host for host in self._shared if host.usable and not host.leaving]
 
     async def shared_host(self) -> Host:
-        """The shared host with the least work and bytes."""
+        """The shared host with the least work and bytes; UNAVAILABLE where none can be had.
+
+        All that find none wait for the same birth: each of them with its own would leave a host
+        behind for nobody.
+        """
         while not self.shared:
-            self._refill()
-            await self._take_shared()
+            await self._filled()
         return min(self.shared, key=_load_of)
 
     async def process_host(self, data_limit_bytes: int = 0) -> Host:
@@ -149,9 +153,33 @@ class HostPool:
                     await self._take_shared()
                 else:
                     self._spares.append(await self._born())
+                self._tell(None)
             except MeshError as error:
                 log.error("no host", why=error.failure.message)
+                self._tell(error)
                 await asyncio.sleep(RETRY_S)
+
+    def _tell(self, why: MeshError | None) -> None:
+        """Those that wait for the refill: it has brought a host, or why it has not."""
+        step, self._step = self._step, None
+        if step is not None:
+            step.set_result(why)
+
+    async def _filled(self) -> None:
+        """Wait for the next step of the refill (the zygote bounds it), or raise."""
+        self._refill()
+        refilling = self._refilling
+        if self._closed or refilling is None:
+            raise no_host("the runtime is closed")
+        if self._step is None:
+            self._step = asyncio.get_running_loop().create_future()
+        step = self._step
+        await asyncio.wait((step, refilling), return_when=asyncio.FIRST_COMPLETED)
+        why = step.result() if step.done() else None
+        if why is not None:
+            raise MeshError(why.failure)
+        if refilling.done() and (refilling.cancelled() or refilling.exception()):
+            raise no_host("hosts are not replaced any more")
 
 
 def _load_of(host: Host) -> tuple[int, int]:

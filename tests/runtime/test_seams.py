@@ -364,3 +364,19 @@ async def test_host_after_host_may_die_and_nothing_is_left_of_them() -> None:
         await until(lambda: len(runtime._pool.living) == 2)
         children = f"/proc/{runtime.zygote_pid}/task/{runtime.zygote_pid}/children"
         await until(lambda: len(Path(children).read_text().split()) == 2)  # a keeper a host
+
+
+async def test_many_that_find_no_shared_host_wait_for_the_same_birth() -> None:
+    async with _running() as runtime:
+        names = [f"m{number}" for number in range(12)]
+        await runtime.load(dummy(names[0]))
+        await until(lambda: runtime._pool._spares)
+        lost = {host.number for host in runtime._pool.living.values()}
+        for host in list(runtime._pool.living.values()):
+            os.kill(host.pid, signal.SIGKILL)
+        await until(lambda: not runtime._pool.shared)
+        await asyncio.gather(*(runtime.load(dummy(name)) for name in names[1:]))
+        await until(lambda: runtime._pool._spares)
+        born = set(runtime._pool.living) - lost
+        assert len(born) == 2, "a shared host and a spare"
+        assert max(born) - max(lost) == 2, "no host was born for nothing"
