@@ -53,7 +53,7 @@ log = structlog.get_logger("runtime")
 MIB: Final = 1 << 20
 MOST_PLACES: Final = 5  # hosts that may die under a load that never began, before it gives up
 END_S: Final = 1.0  # until an idle host that was hung up on is ended by force
-LEAST_DATA_BYTES: Final = 64 * MIB  # what a process host may allocate, however small its model
+LEAST_DATA_BYTES: Final = 64 * MIB  # what a host may allocate, however little there is for models
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class HostedRuntime:
         self._pool = HostPool(
             self._zygote,
             config.shared_hosts,
-            config.capacity_bytes or memory.machine_bytes(),
+            max(config.capacity_bytes or memory.machine_bytes(), LEAST_DATA_BYTES),
             self._aftermath.host_ended,
         )
         patience = Patience(config.set_aside_s, config.load_timeout_s, config.predict_timeout_s)

@@ -58,6 +58,8 @@ class FramedLink:
         sock.setblocking(False)
         self.closed = False
         self._sock = sock
+        # Kept, and what came is copied out of it: a fresh one for each read costs a mapping.
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
         self.most_bytes = most_bytes
@@ -198,19 +200,19 @@ class FramedLink:
             if self.closed:
                 return ""
             try:
-                data = self._sock.recv(READ_BYTES)
+                count = self._sock.recv_into(self._buffer)
             except BlockingIOError:
                 return ""
             except OSError as error:
                 return str(error)
-            if not data:
+            if not count:
                 return "end of stream"
             try:
-                for frame in self._decoder.feed(data):
+                for frame in self._decoder.feed(bytes(self._buffer[:count])):
                     self._take_guarded(*frame)
             except frames.Malformed as error:
                 return f"malformed: {error}"
-            if len(data) < READ_BYTES:
+            if count < READ_BYTES:
                 return ""
         return ""
 

@@ -63,6 +63,8 @@ class FramedServer:
         self.most_bytes = most_bytes
         self._sock = sock
         self._handler = handler
+        # Kept, and what came is copied out of it: a fresh one for each read costs a mapping.
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._decoder = frames.Decoder(most_bytes + HEAD_ROOM_BYTES)
         self._outbox = Outbox()
         self._arrived: list[NumberedCall] = []
@@ -150,17 +152,17 @@ class FramedServer:
         """Block (unless told not to) for the first bytes, then take all that is there."""
         while not self._ended:
             try:
-                data = self._sock.recv(READ_BYTES, flags)
+                count = self._sock.recv_into(self._buffer, 0, flags)
             except BlockingIOError:
                 return
             except OSError:  # the daemon is gone, with our answers unread
-                data = b""
-            if not data:
+                count = 0
+            if not count:
                 self._end()
                 return
-            for frame_type, call_id, payload in self._decoder.feed(data):
+            for frame_type, call_id, payload in self._decoder.feed(bytes(self._buffer[:count])):
                 self._take(frame_type, call_id, payload)
-            if len(data) < READ_BYTES:
+            if count < READ_BYTES:
                 return
             flags = socket.MSG_DONTWAIT
 
