@@ -84,7 +84,7 @@ class Weights:
         await stop(self._task)
 
     async def weigh_all(self) -> None:
-        """Every host that has had calls since it was last weighed."""
+        """Every host that has had calls since it was last weighed idle."""
         living = self._pool.living
         for gone in [number for number in self._overhead if number not in living]:
             del self._overhead[gone]
@@ -92,7 +92,8 @@ class Weights:
         for host in list(living.values()):
             sent = host.link.sent_count
             if host.models and self._seen.get(host.number) != sent:
-                self._seen[host.number] = sent
+                if not host.link.unanswered_count:  # what runs now may grow after it was weighed
+                    self._seen[host.number] = sent
                 private = await private_bytes(host.pid)
                 if private and not host.dead:
                     self._take(host, private)

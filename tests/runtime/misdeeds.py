@@ -23,6 +23,7 @@ from modelmesh.wire.journal import JournalWriter
 from runtime_adapters.base import Inputs, Model, ModelSource, Runtime
 
 PRINTED_BYTES = 200 << 20
+KEPT: list[bytes] = []
 
 
 def exit_quietly() -> None:
@@ -79,6 +80,12 @@ def allocate() -> None:
     bytearray(100 << 30)
 
 
+def grow_late() -> None:
+    """At the end of a call that is long enough to be weighed in its midst."""
+    time.sleep(0.5)
+    KEPT.append(b"x" * (32 << 20))
+
+
 def print_much() -> None:
     line = "x" * 1023 + "\n"
     for _ in range(PRINTED_BYTES // len(line)):
@@ -106,6 +113,7 @@ DEEDS: dict[str, Callable[[], None]] = {
         crash_late,
         close_descriptors,
         allocate,
+        grow_late,
         print_much,
         leave_children,
     )

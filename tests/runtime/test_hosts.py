@@ -180,8 +180,16 @@ async def test_a_model_that_grows_in_its_own_host_grows_in_the_books() -> None:
         loaded = await runtime.load(_hostile("leaky", leak=8 * MIB))
         for _ in range(4):
             await ask(runtime, "leaky")
-        await until(lambda: "leaky" in _listener(runtime).resized)
-        assert _listener(runtime).resized["leaky"] > loaded.size_bytes + 30 * MIB
+        most = loaded.size_bytes + 30 * MIB
+        await until(lambda: _listener(runtime).resized.get("leaky", 0) > most)
+
+
+async def test_what_a_call_that_is_weighed_in_its_midst_grows_by_later_is_weighed_too() -> None:
+    async with _running(tier="process", weigh_s=0.1) as runtime:
+        loaded = await runtime.load(_hostile("late", on="predict", do="grow_late"))
+        await ask(runtime, "late")
+        most = loaded.size_bytes + 30 * MIB
+        await until(lambda: _listener(runtime).resized.get("late", 0) > most)
 
 
 async def test_a_listener_that_breaks_stops_no_weighing() -> None:
