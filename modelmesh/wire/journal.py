@@ -23,6 +23,7 @@ Pure: works on any writable buffer of `SIZE_BYTES`.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final
 
 SIZE_BYTES: Final = 4096
@@ -44,6 +45,19 @@ class JournalEntry:
     sequence: int
     since: float
     call_ids: tuple[int, ...]
+
+
+_fence_lock = Lock()
+
+
+def _fence() -> None:
+    """What was written before is seen by the other process before what is read after.
+
+    Each end writes its word and then reads the other's; without a full barrier a processor may let
+    the read overtake the write, and both go on. To take a lock is one.
+    """
+    with _fence_lock:
+        pass
 
 
 class JournalWriter:
@@ -68,6 +82,7 @@ class JournalWriter:
         self._sequence += 1
         struct.pack_into(f"<{len(call_ids)}Q", page, _IDS_AT, *call_ids)
         _HEAD.pack_into(page, 0, self._sequence, now_ns, len(call_ids))
+        _fence()
         if self.is_open or not self._any_shut(call_ids, before):
             return True
         self.end()
@@ -118,6 +133,7 @@ def shut(page: memoryview, highest_id: int) -> JournalEntry:
     That entry runs now, or is let through in this moment. No ids: nothing runs.
     """
     _GATE.pack_into(page, _GATE_AT, _DECIDING, highest_id, 0)
+    _fence()
     running = read(page)
     let_through = running.sequence if running.call_ids else 0
     _GATE.pack_into(page, _GATE_AT, _SHUT, highest_id, let_through)

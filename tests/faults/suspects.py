@@ -37,9 +37,9 @@ def close_everything() -> None:
     os.closerange(0, 4096)
 
 
-def print_256_mb() -> None:
+def print_gigabyte() -> None:
     megabyte = (b"x" * 1023 + b"\n") * 1024
-    for _ in range(256):
+    for _ in range(1024):
         os.write(1, megabyte)
 
 
@@ -80,7 +80,7 @@ DEEDS: Final[dict[str, Callable[[], None]]] = misdeeds.DEEDS | {
         abort,
         kill_itself,
         close_everything,
-        print_256_mb,
+        print_gigabyte,
         flee,
         crash_later,
         fill_memory,
