@@ -10,12 +10,15 @@ means that nothing runs. The page comes from a process that may be hostile: the 
 compares ids with calls in flight, bounds the count, and takes the start for no later than the
 moment at which it first saw the entry.
 
-At the page's end stands the daemon's word to the host, the gate: u64 state, u64 highest call id
-that is shut out, u64 sequence of the one entry that is let through all the same. A daemon that
-takes calls away from a host which is busy with one long entry must know that they will never start
-there, without waiting for the host. So it shuts the gate, then looks which entry runs; the host
-writes an entry, then looks at the gate. However the two interleave, the daemon sees an entry that
-runs, or the host sees the gate shut.
+At the page's end stands the daemon's word to the host, the gate: u64 state (its first byte), u64
+highest call id that is shut out, u64 sequence of the one entry that is let through all the same. A
+daemon that takes calls away from a host which is busy with one long entry must know that they will
+never start there, without waiting for the host. So it shuts the gate, then looks which entry runs;
+the host writes an entry, then looks at the gate. However the two interleave, the daemon sees an
+entry that runs, or the host sees the gate shut. `struct` would break that: it fills what it packs
+into with zeros first, so a state that it packed would be OPEN for a moment. The state is one byte,
+stored at once; the rest of the gate is written while DECIDING. And what one end reads while the
+other may write it is believed only when it was read twice alike.
 
 Pure: works on any writable buffer of `SIZE_BYTES`.
 """
@@ -34,8 +37,11 @@ _COUNT = struct.Struct("<Q")
 _GATE = struct.Struct("<QQQ")
 _COUNT_AT: Final = 16
 _IDS_AT: Final = 24
+_RULE = struct.Struct("<QQ")  # the gate's, without its state
 _GATE_AT: Final = SIZE_BYTES - 24
+_RULE_AT: Final = _GATE_AT + 8
 _OPEN, _DECIDING, _SHUT = 0, 1, 2
+_MOST_LOOKS: Final = 256  # a host that changes its entry for ever, instead of waiting, is hostile
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,7 @@ class JournalWriter:
     @property
     def is_open(self) -> bool:
         """Whether the daemon has taken nothing away so far."""
-        state: int = _COUNT.unpack_from(self._page, _GATE_AT)[0]
-        return state == _OPEN
+        return self._page[_GATE_AT] == _OPEN
 
     def is_shut(self, call_id: int) -> bool:
         """Whether the daemon has taken this call away (it decides within microseconds)."""
@@ -113,10 +118,12 @@ class JournalWriter:
         return any(map(self.is_shut, call_ids))
 
     def _decided(self) -> tuple[int, int, int]:
-        gate: tuple[int, int, int] = _GATE.unpack_from(self._page, _GATE_AT)
-        while gate[0] == _DECIDING:
-            gate = _GATE.unpack_from(self._page, _GATE_AT)
-        return gate
+        before: tuple[int, int, int] = _DECIDING, 0, 0
+        while True:
+            gate: tuple[int, int, int] = _GATE.unpack_from(self._page, _GATE_AT)
+            if gate[0] != _DECIDING and gate == before:
+                return gate
+            before = gate
 
 
 def read(page: memoryview) -> JournalEntry:
@@ -132,14 +139,25 @@ def shut(page: memoryview, highest_id: int) -> JournalEntry:
 
     That entry runs now, or is let through in this moment. No ids: nothing runs.
     """
-    _GATE.pack_into(page, _GATE_AT, _DECIDING, highest_id, 0)
+    page[_GATE_AT] = _DECIDING
     _fence()
-    running = read(page)
+    running = _settled(page)
     let_through = running.sequence if running.call_ids else 0
-    _GATE.pack_into(page, _GATE_AT, _SHUT, highest_id, let_through)
+    _RULE.pack_into(page, _RULE_AT, highest_id, let_through)
+    page[_GATE_AT] = _SHUT
     return running
+
+
+def _settled(page: memoryview) -> JournalEntry:
+    """What runs, not read in the midst of a change: the host waits for the gate soon."""
+    entry = read(page)
+    for _ in range(_MOST_LOOKS):
+        before, entry = entry, read(page)
+        if entry == before:
+            break
+    return entry
 
 
 def reopen(page: memoryview) -> None:
     """Take nothing away after all. Only before anything was sent elsewhere."""
-    _GATE.pack_into(page, _GATE_AT, _OPEN, 0, 0)
+    page[_GATE_AT] = _OPEN
