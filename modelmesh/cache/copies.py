@@ -131,26 +131,7 @@ class Copies:
         self._residents.settle()
         return self._worth(copy, now)
 
-    def next_victim(self, now: float) -> Copy | None:
-        """The model that would go next; its worth is what daemons compare."""
-        self._residents.settle()
-        return next(self._residents.evictable(now), None)
-
     # --- admission
-
-    def plan_admission(
-        self,
-        model_id: str,
-        size_bytes: int,
-        now: float,
-        *,
-        deadline: float = inf,
-        background: bool = False,
-        model_type: str = "",
-    ) -> Decision:
-        """What `admit` would answer. Changes nothing."""
-        wanted = Wanted(model_id, model_type, self._size_of(model_id, size_bytes), background)
-        return self._decide(wanted, now, deadline)[0]
 
     def admit(
         self,

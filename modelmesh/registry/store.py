@@ -118,8 +118,5 @@ class Store(Protocol):
         """Flush and let go."""
 
 
-# Keys, below the store's own root (ModelMesh's layout).
+# Where models lie, below the store's own root (ModelMesh's layout).
 MODELS = "registry/"
-VMODELS = "vmodels/"
-INSTANCES = "instances/"
-CONFIG = "config/"

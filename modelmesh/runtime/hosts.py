@@ -23,6 +23,7 @@ import structlog
 
 import modelmesh
 from modelmesh.errors import Code, Failure, MeshError, Reason
+from modelmesh.observe import machine
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.policy import tiering
 from modelmesh.policy.tiering import Measured, Tier, TierDecision, TierFacts, TierLimits
@@ -100,7 +101,7 @@ class HostedRuntime:
         self._pool = HostPool(
             self._zygote,
             config.shared_hosts,
-            max(config.capacity_bytes or memory.machine_bytes(), LEAST_DATA_BYTES),
+            max(config.capacity_bytes or machine.memory_bytes(), LEAST_DATA_BYTES),
             self._aftermath.host_ended,
         )
         patience = Patience(config.set_aside_s, config.load_timeout_s, config.predict_timeout_s)

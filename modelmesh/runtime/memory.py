@@ -1,7 +1,5 @@
 """What processes weigh, as the kernel counts it."""
 
-import os
-
 
 def private_bytes(pid: int) -> int:
     """Memory that only this process has (0: it is gone). Takes milliseconds: not on the loop."""
@@ -19,8 +17,3 @@ def _rollup_bytes(pid: int, start: bytes) -> int:
             return 1024 * sum(int(line.split()[1]) for line in rollup if line.startswith(start))
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def machine_bytes() -> int:
-    """The machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

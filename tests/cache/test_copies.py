@@ -205,10 +205,11 @@ def test_the_expected_load_time_counts_towards_the_deadline() -> None:
     copies.unloaded("a", 10.0)
     copies.loaded("d", 4, 3.0, 13.0)
     # b may go at 25; another model of type t then takes 3 s.
-    decision = copies.plan_admission("c", 4, 14.0, model_type="t", deadline=27.0)
+    decision = copies.explain("c", 4, 14.0, model_type="t", deadline=27.0).decision
     assert decision.failure is not None
     assert decision.failure.reason is Reason.CHURN
-    assert copies.plan_admission("c", 4, 14.0, model_type="t", deadline=28.0).failure is None
+    in_time = copies.explain("c", 4, 14.0, model_type="t", deadline=28.0).decision
+    assert in_time.failure is None
 
 
 def test_a_wait_behind_is_no_reason_to_refuse_who_is_served_before() -> None:
@@ -447,9 +448,7 @@ def test_gdsf_keeps_the_dear_and_small_where_lru_looks_at_time_alone() -> None:
             copies.admit(model_id, 4, now)
             copies.loaded(model_id, 4, load_s, now)
             copies.touch(model_id, now)
-        victim = copies.next_victim(100.0)
-        assert victim is not None
-        assert victim.model_id == first
+        assert copies.explain("newcomer", 1, 100.0).order[0].model_id == first
 
 
 def test_what_was_busy_once_makes_way_in_the_end() -> None:
