@@ -120,3 +120,7 @@ class Store(Protocol):
 
 # Where models lie, below the store's own root (ModelMesh's layout).
 MODELS = "registry/"
+VMODELS = "vmodels/"
+INSTANCES = "instances/"
+CONFIG = "config/"
+LEADER = "leaderLatch/"

@@ -28,7 +28,8 @@ def test_defaults_are_left_out() -> None:
 def test_a_record_of_modelmesh_reads_back_with_what_we_do_not_know() -> None:
     value = b'{"type":"t","mPath":null,"instanceIds":{"i":5},"actionable":true}'
     record = ModelRecord.from_json(value)
-    assert (record.path, record.unknown) == ("", {"instanceIds": {"i": 5}, "actionable": True})
+    assert (record.path, record.unknown) == ("", {"actionable": True})
+    assert record.instance_ids == {"i": 5}
     assert json.loads(record.to_json()) == {
         "type": "t",
         "instanceIds": {"i": 5},
@@ -46,3 +47,25 @@ def test_round_trip(kind: str, path: str, key: str, refs: int, used: int) -> Non
 def test_what_is_no_record_is_refused(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"JSON|Expecting"):
         ModelRecord.from_json(value)
+
+
+def test_a_copy_is_claimed_loaded_and_goes() -> None:
+    record = ModelRecord("dummy").claimed("a", 5)
+    assert (record.instance_ids, record.loaded_in) == ({"a": 5}, {})
+    record = record.loaded("a", 9)
+    assert (record.instance_ids, record.loaded_in) == ({"a": 5}, {"a": 9})
+    assert record.claimed("a", 12).loaded_in == {}, "a new claim is not loaded yet"
+    assert record.without_copy("a") == ModelRecord("dummy")
+    assert record.without_copy("b") is record
+
+
+def test_a_failure_is_written_as_modelmesh_does_and_forgotten_by_a_load() -> None:
+    record = ModelRecord("dummy").claimed("a", 5).failed("a", 7, "no such file")
+    assert json.loads(record.to_json()) == {
+        "type": "dummy",
+        "failedIn": {"a": 7},
+        "fails": {"a": {"msg": "no such file"}},
+    }
+    assert record.failure_message("a") == "no such file"
+    assert record.without_failure("a") == ModelRecord("dummy")
+    assert record.claimed("a", 8).loaded("a", 9).failed_in == {}
