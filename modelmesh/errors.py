@@ -63,6 +63,7 @@ class Reason(StrEnum):
     PREDICT_TIMEOUT = "PREDICT_TIMEOUT"
     DEADLINE = "DEADLINE"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    NOT_HERE = "NOT_HERE"  # between daemons only: ask another one
 
 
 @dataclass(frozen=True, slots=True)
