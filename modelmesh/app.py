@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 
 import structlog
 import uvloop
@@ -66,7 +67,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics_spec = spec.parse(settings.metrics)
-        self.instance_id = settings.instance_id or socket.gethostname()[-12:]
+        self.instance_id = settings.instance_id or (settings.pod_name or socket.gethostname())[-12:]
         self._store: TabledStore | None = None
         self._runtime: Runtime | None = None
         self._instance: Instance | None = None
@@ -197,9 +198,14 @@ class App:
         )
 
 
-def run(settings: Settings) -> int:
-    """Run one daemon until a signal ends it; its exit status (1: it could not start)."""
+def run(settings: Settings, without_effect: Mapping[str, str]) -> int:
+    """Run one daemon until a signal ends it; its exit status (1: it could not start).
+
+    `without_effect`: variables that the operator set and that can mean nothing here, each with why.
+    """
     logs.configure(settings.log_level, settings.log_format)
+    for name, why in without_effect.items():
+        log.warning("a variable has no effect", variable=name, why=why)
     try:
         return uvloop.run(_main(settings))
     except KeyboardInterrupt:

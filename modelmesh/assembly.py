@@ -25,6 +25,7 @@ from modelmesh.wire.http1 import Http1Limits
 
 _CAPACITY_SHARE = 0.7  # of memory: hosts' bases, bodies and the daemon itself need the rest
 _MOST_SHARED_HOSTS = 8
+_HOST_OF_ITS_OWN_BYTES = 3 << 20  # a process host with a model of nothing (3.6 MiB were measured)
 
 
 async def open_store(settings: Settings) -> TabledStore:
@@ -45,7 +46,7 @@ async def open_store(settings: Settings) -> TabledStore:
 
 def runtime_of(settings: Settings) -> Runtime:
     """An external runtime if one is named; our own hosts, or this process, otherwise."""
-    if settings.runtime_port or settings.runtime_socket:
+    if _is_external(settings):
         return ExternalRuntime(external_config(settings))
     if settings.tier == "inline":
         return InlineRuntime(hosts_config(settings))
@@ -66,7 +67,7 @@ def hosts_config(settings: Settings) -> HostsConfig:
         quarantine_crashes=settings.quarantine_crashes,
         load_failure_expiry_s=settings.load_failure_expiry_s,
         default_model_size_bytes=settings.default_model_size_bytes,
-        capacity_bytes=settings.capacity_bytes or int(machine.memory_bytes() * _CAPACITY_SHARE),
+        capacity_bytes=settings.capacity_bytes or _share_bytes(settings),
         zygote=ZygoteConfig(
             runtimes=settings.runtimes,
             model_threads=settings.model_threads,
@@ -94,9 +95,39 @@ def external_config(settings: Settings) -> ExternalConfig:
 
 def capacity_bytes(settings: Settings, status: RuntimeStatus) -> int:
     """Memory for models: the operator's number, the runtime's, or a share of the machine's less
-    what the hosts take without any model."""
-    share = int(machine.memory_bytes() * _CAPACITY_SHARE)
-    return settings.capacity_bytes or status.capacity_bytes or max(share - status.base_bytes, 1)
+    what the hosts take without any model. Raises MeshError where no model would find room."""
+    if settings.capacity_bytes:
+        capacity, whence = settings.capacity_bytes, "MM_CAPACITY_BYTES gives"
+    elif status.capacity_bytes:
+        capacity, whence = status.capacity_bytes, "the runtime's capacity gives"
+    else:
+        share = _share_bytes(settings)
+        capacity = share - status.base_bytes
+        whence = f"{share} bytes of memory less {status.base_bytes} of hosts without a model leave"
+    least = _least_bytes(settings, status)
+    if capacity < least:
+        message = (
+            f"{whence} {max(capacity, 0)} bytes to models, too few for one of unknown size"
+            f" ({least} bytes); give more, or lower MM_DEFAULT_MODEL_SIZE_BYTES"
+        )
+        raise MeshError(Failure(Code.FAILED_PRECONDITION, message))
+    return capacity
+
+
+def _least_bytes(settings: Settings, status: RuntimeStatus) -> int:
+    """What one model takes about which nothing is known: with less a daemon would only refuse."""
+    alone = settings.tier == "process" and not _is_external(settings)
+    return status.default_model_size_bytes + (_HOST_OF_ITS_OWN_BYTES if alone else 0)
+
+
+def _is_external(settings: Settings) -> bool:
+    return bool(settings.runtime_port or settings.runtime_socket)
+
+
+def _share_bytes(settings: Settings) -> int:
+    """The part of the memory here that hosts and their models may take."""
+    here = machine.memory_bytes()
+    return int(min(settings.memory_limit_bytes or here, here) * _CAPACITY_SHARE)
 
 
 def inflight_rule(settings: Settings, runtime: Runtime) -> Callable[[str], int]:

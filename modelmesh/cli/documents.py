@@ -4,9 +4,10 @@ Each row names the test in which changing the setting changes behaviour.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from modelmesh.settings import NOT_YET, fields
+from modelmesh.settings import NO_EFFECT, NO_PROPERTIES, NOT_YET, OBEYED, fields
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "SETTINGS.md"
 
@@ -20,14 +21,29 @@ value changes what the daemon does.
 |---|---|---|---|---|---|
 """
 
-_TAIL = """
-## Known, but not supported yet
-
-A start with one of these set stops with one sentence; none is silently ignored.
-
-| variable | why |
-|---|---|
-"""
+# What becomes of the variables of ModelMesh and KServe that are no settings.
+_OTHERS = (
+    (
+        "Known, but not supported yet",
+        "A start with one of these set stops with one sentence; none is silently ignored.",
+        NOT_YET,
+    ),
+    (
+        "ModelMesh's system properties",
+        "Among the arguments of `CUSTOM_JVM_ARGS` (`-Dname=value`) each of these stops the start"
+        " with one\nsentence, as does any other property of ModelMesh there, and a variable of that"
+        " name.",
+        NO_PROPERTIES,
+    ),
+    (
+        "Without effect",
+        "What tunes ModelMesh's Java machine has nothing to tune here. The start goes on and logs"
+        " one warning for\neach: to refuse these would stop whoever brings a manifest along, and"
+        " nothing could be set in their place.",
+        NO_EFFECT,
+    ),
+    ("Obeyed by others", "The daemon has nothing to do for these.", OBEYED),
+)
 
 
 def settings_page() -> str:
@@ -44,8 +60,12 @@ def settings_page() -> str:
             f"`{meta['test'].removeprefix('tests/')}`",
         )
         rows.append("| " + " | ".join(cells) + " |\n")
-    unsupported = [f"| `{name}` | {why} |\n" for name, why in NOT_YET.items()]
-    return _HEAD + "".join(rows) + _TAIL + "".join(unsupported)
+    return _HEAD + "".join(rows) + "".join(_table(*other) for other in _OTHERS)
+
+
+def _table(title: str, text: str, rows: Mapping[str, str]) -> str:
+    head = f"\n## {title}\n\n{text}\n\n| variable | why |\n|---|---|\n"
+    return head + "".join(f"| `{name}` | {why} |\n" for name, why in rows.items())
 
 
 def main() -> None:

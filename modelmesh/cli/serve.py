@@ -15,4 +15,4 @@ def serve(args: argparse.Namespace) -> int:
         raise BadUsage(str(error)) from None
     from modelmesh import app
 
-    return app.run(settings)
+    return app.run(settings, options.without_effect(os.environ))

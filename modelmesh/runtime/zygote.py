@@ -33,6 +33,7 @@ END_S: Final = 5.0
 # What a host may know of the daemon's environment.
 PASSED_ON: Final = frozenset(
     {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"}
+    | {"MALLOC_ARENA_MAX"}  # the C library's own, which ModelMesh's users know
 )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 import grpc
 import pytest
 
+from modelmesh.settings import NO_EFFECT
 from tests.app.client import Client, answer_of, until
 from tests.app.daemon import FREE_PORTS, Child, Process, child, process, running
 from tests.app.sockets import free_port
@@ -59,6 +60,22 @@ def test_a_zygote_that_cannot_start_stops_the_start() -> None:
     chosen = {**FREE_PORTS, "KV_STORE": "memory", "MM_RUNTIMES": "nonsense:Class"}
     with process(**chosen) as started:
         assert "nonsense:Class" in refused_start(started)
+
+
+def test_a_capacity_without_room_for_a_model_stops_the_start() -> None:
+    chosen = {**FREE_PORTS, "KV_STORE": "memory", "MM_CAPACITY_BYTES": "1000"}
+    with process(**chosen) as started:
+        assert refused_start(started).startswith(
+            "MM_CAPACITY_BYTES gives 1000 bytes to models, too few"
+        )
+
+
+def test_a_variable_of_the_java_machine_is_told_once_and_stops_nothing() -> None:
+    with process(**FREE_PORTS, **INLINE, KV_STORE="memory", HEAP_SIZE_MB="640") as started:
+        started.event("ready")
+        (told,) = started.events("a variable has no effect")
+        assert (told["level"], told["variable"]) == ("warning", "HEAP_SIZE_MB")
+        assert told["why"] == NO_EFFECT["HEAP_SIZE_MB"]
 
 
 def test_it_is_not_ready_before_its_static_models_are() -> None:

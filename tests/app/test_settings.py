@@ -177,6 +177,11 @@ def test_capacity() -> None:
             assert daemon.loaded() == left
 
 
+def test_memory_limit() -> None:
+    with running(memory_limit_bytes=100 * MIB, **INLINE) as daemon:
+        assert daemon.metrics()["modelmesh_instance_capacity_bytes"] == 70 * MIB
+
+
 def test_default_model_size() -> None:
     with running(default_model_size_bytes=777, **INLINE) as daemon:
         daemon.dummies("unknown", load_s=0.5)
@@ -320,10 +325,21 @@ def test_auto_register_path(tmp_path: Path) -> None:
 
 def test_instance_id() -> None:
     for chosen, told in (("pod-7", "pod-7"), ("", socket.gethostname()[-12:])):
-        with running(instance_id=chosen, **INLINE) as daemon:
-            daemon.dummies("m")
-            daemon.load("m")
-            assert [copy.location for copy in daemon.status("m").modelCopyInfos] == [told]
+        assert location(instance_id=chosen) == told
+
+
+def test_pod_name() -> None:
+    assert location(pod_name="serving-0-7d9c5f-abcde") == "7d9c5f-abcde"
+    assert location(pod_name="serving-0-7d9c5f-abcde", instance_id="mine") == "mine"
+
+
+def location(**names: str) -> str:
+    """What a daemon with these names says of where a copy is."""
+    with running(**names, **INLINE) as daemon:
+        daemon.dummies("m")
+        daemon.load("m")
+        (copy,) = daemon.status("m").modelCopyInfos
+        return str(copy.location)
 
 
 def test_shutdown_timeout() -> None:
