@@ -26,374 +26,158 @@ class Settings:
     """All settings of one daemon. Zero means "decide at start" where the reason says so."""
 
     # --- where it listens
-    host: str = _s(
-        "127.0.0.1",
-        "MM_BIND_HOST",
-        "address",
+    host: str = _s("127.0.0.1", "MM_BIND_HOST", "address",
         "loopback unless told otherwise: no port is open to a network by accident",
-        "tests/app/test_settings.py::test_host",
-    )
-    grpc_port: int = _s(
-        8033,
-        "MM_SVC_GRPC_PORT",
-        "port",
-        "ModelMesh's convention; 0 takes a free port",
-        "tests/app/test_settings.py::test_grpc_port",
-    )
-    rest_port: int = _s(
-        8008,
-        "MM_REST_PORT",
-        "port",
+        "tests/app/test_settings.py::test_host")
+    grpc_port: int = _s(8033, "MM_SVC_GRPC_PORT", "port",
+        "ModelMesh's convention; 0 takes a free port", "tests/app/test_settings.py::test_grpc_port")
+    rest_port: int = _s(8008, "MM_REST_PORT", "port",
         "modelmesh-serving's REST proxy port; 0 takes a free port",
-        "tests/app/test_settings.py::test_rest_port",
-    )
-    metrics: str = _s(
-        "prometheus:port=2112;scheme=http",
-        "MM_METRICS",
-        "spec",
+        "tests/app/test_settings.py::test_rest_port")
+    metrics: str = _s("prometheus:port=2112;scheme=http", "MM_METRICS", "spec",
         "ModelMesh's form; `disabled` opens no port; fq_names, per_model_metrics as there",
-        "tests/app/test_settings.py::test_metrics",
-    )
-    probe_port: str = _s(
-        "8089",
-        "MM_PROBE_PORT",
-        "port",
-        "ModelMesh's probe port; NONE opens none",
-        "tests/app/test_settings.py::test_probe_port",
-    )
+        "tests/app/test_settings.py::test_metrics")
+    probe_port: str = _s("8089", "MM_PROBE_PORT", "port",
+        "ModelMesh's probe port; NONE opens none", "tests/app/test_settings.py::test_probe_port")
 
     # --- limits on what callers may send
-    max_message_bytes: int = _s(
-        16 * MIB,
-        "MM_SVC_GRPC_MAX_MSG_SIZE",
-        "bytes",
-        "ModelMesh's limit, for REST bodies too",
-        "tests/app/test_settings.py::test_max_message",
-    )
-    max_headers_bytes: int = _s(
-        8192,
-        "MM_SVC_GRPC_MAX_HEADERS_SIZE",
-        "bytes",
-        "gRPC's default",
-        "tests/app/test_settings.py::test_max_headers",
-    )
-    max_connection_age_s: float = _s(
-        0.0,
-        "MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS",
-        "seconds",
+    max_message_bytes: int = _s(16 * MIB, "MM_SVC_GRPC_MAX_MSG_SIZE", "bytes",
+        "ModelMesh's limit, for REST bodies too", "tests/app/test_settings.py::test_max_message")
+    max_headers_bytes: int = _s(8192, "MM_SVC_GRPC_MAX_HEADERS_SIZE", "bytes",
+        "gRPC's default", "tests/app/test_settings.py::test_max_headers")
+    max_connection_age_s: float = _s(0.0, "MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS", "seconds",
         "0 = half the shutdown timeout: only a connection that ages loses no call when the daemon"
         " leaves; negative = no limit, as ModelMesh without it",
-        "tests/app/test_settings.py::test_max_connection_age",
-    )
-    max_connection_age_grace_s: float = _s(
-        0.0,
-        "MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS",
-        "seconds",
-        "0 = no limit, as ModelMesh",
-        "tests/app/test_settings.py::test_max_connection_age",
-    )
-    max_concurrent_calls: int = _s(
-        4096,
-        "MM_MAX_CONCURRENT_CALLS",
-        "calls",
+        "tests/app/test_settings.py::test_max_connection_age")
+    max_connection_age_grace_s: float = _s(0.0, "MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS",
+        "seconds", "0 = no limit, as ModelMesh", "tests/app/test_settings.py::test_max_connection_age")
+    max_concurrent_calls: int = _s(4096, "MM_MAX_CONCURRENT_CALLS", "calls",
         "bounds memory under overload; beyond it RESOURCE_EXHAUSTED",
-        "tests/app/test_settings.py::test_max_concurrent_calls",
-    )
-    max_waiting_bytes: int = _s(
-        64 * MIB,
-        "MM_MAX_WAITING_BYTES",
-        "bytes",
+        "tests/app/test_settings.py::test_max_concurrent_calls")
+    max_waiting_bytes: int = _s(64 * MIB, "MM_MAX_WAITING_BYTES", "bytes",
         "bodies of calls that wait for loads, in all; beyond it RESOURCE_EXHAUSTED",
-        "tests/app/test_settings.py::test_max_waiting_bytes",
-    )
-    max_inflight_per_model: int = _s(
-        0,
-        "MM_MAX_INFLIGHT_PER_MODEL_COPY",
-        "calls",
+        "tests/app/test_settings.py::test_max_waiting_bytes")
+    max_inflight_per_model: int = _s(0, "MM_MAX_INFLIGHT_PER_MODEL_COPY", "calls",
         "0 = 1,024 for our own hosts, max(16, 8 x maxConcurrency) for an external runtime that"
-        " limits it; negative = unlimited",
-        "tests/app/test_settings.py::test_max_inflight",
-    )
-    http_idle_s: float = _s(
-        65.0,
-        "MM_HTTP_IDLE_SECS",
-        "seconds",
-        "KServe's keep-alive timeout",
-        "tests/app/test_settings.py::test_http_idle",
-    )
-    http_header_s: float = _s(
-        10.0,
-        "MM_HTTP_HEADER_SECS",
-        "seconds",
+        " limits it; negative = unlimited", "tests/app/test_settings.py::test_max_inflight")
+    http_idle_s: float = _s(65.0, "MM_HTTP_IDLE_SECS", "seconds",
+        "KServe's keep-alive timeout", "tests/app/test_settings.py::test_http_idle")
+    http_header_s: float = _s(10.0, "MM_HTTP_HEADER_SECS", "seconds",
         "a slow request head ties up a connection no longer than this",
-        "tests/app/test_settings.py::test_http_header",
-    )
+        "tests/app/test_settings.py::test_http_header")
 
     # --- memory
-    capacity_bytes: int = _s(
-        0,
-        "MM_CAPACITY_BYTES",
-        "bytes",
+    capacity_bytes: int = _s(0, "MM_CAPACITY_BYTES", "bytes",
         "0 = 70 % of the cgroup's or the machine's memory less the hosts' base",
-        "tests/app/test_settings.py::test_capacity",
-    )
-    memory_limit_bytes: int = _s(
-        0,
-        "MEM_LIMIT_MB",
-        "bytes",
+        "tests/app/test_settings.py::test_capacity")
+    memory_limit_bytes: int = _s(0, "MEM_LIMIT_MB", "bytes",
         "what the daemon and its hosts may take together, where that is less than the cgroup or the"
         " machine gives (variable in MiB, as in ModelMesh's start script); 0 = that alone",
-        "tests/app/test_settings.py::test_memory_limit",
-    )
-    default_model_size_bytes: int = _s(
-        1 * MIB,
-        "MM_DEFAULT_MODEL_SIZE_BYTES",
-        "bytes",
+        "tests/app/test_settings.py::test_memory_limit")
+    default_model_size_bytes: int = _s(1 * MIB, "MM_DEFAULT_MODEL_SIZE_BYTES", "bytes",
         "reserved for a load about which nothing is known",
-        "tests/app/test_settings.py::test_default_model_size",
-    )
-    eviction_policy: str = _s(
-        "gdsf",
-        "MM_EVICTION_POLICY",
-        "gdsf | lru",
+        "tests/app/test_settings.py::test_default_model_size")
+    eviction_policy: str = _s("gdsf", "MM_EVICTION_POLICY", "gdsf | lru",
         "gdsf spares what is dear to load; lru is ModelMesh's order",
-        "tests/app/test_settings.py::test_eviction_policy",
-    )
-    rate_half_life_s: float = _s(
-        600.0,
-        "MM_RATE_HALF_LIFE_SECS",
-        "seconds",
+        "tests/app/test_settings.py::test_eviction_policy")
+    rate_half_life_s: float = _s(600.0, "MM_RATE_HALF_LIFE_SECS", "seconds",
         "how fast a model's request rate is forgotten",
-        "tests/app/test_settings.py::test_rate_half_life",
-    )
+        "tests/app/test_settings.py::test_rate_half_life")
 
     # --- loading
-    load_timeout_s: float = _s(
-        90.0,
-        "MM_LOAD_TIMEOUT_SECS",
-        "seconds",
+    load_timeout_s: float = _s(90.0, "MM_LOAD_TIMEOUT_SECS", "seconds",
         "ModelMesh's runtimes use 90 s; then the host is ended",
-        "tests/app/test_settings_runtime.py::test_load_timeout",
-    )
-    predict_timeout_s: float = _s(
-        60.0,
-        "MM_PREDICT_TIMEOUT_SECS",
-        "seconds",
+        "tests/app/test_settings_runtime.py::test_load_timeout")
+    predict_timeout_s: float = _s(60.0, "MM_PREDICT_TIMEOUT_SECS", "seconds",
         "a predict that takes longer is taken for hung and its host is ended",
-        "tests/app/test_settings_runtime.py::test_predict_timeout",
-    )
-    load_concurrency: int = _s(
-        0,
-        "MM_LOADING_CONCURRENCY",
-        "loads",
+        "tests/app/test_settings_runtime.py::test_predict_timeout")
+    load_concurrency: int = _s(0, "MM_LOADING_CONCURRENCY", "loads",
         "0 = twice the shared hosts, at least 4; an external runtime says its own",
-        "tests/app/test_settings.py::test_load_concurrency",
-    )
-    load_failure_expiry_s: float = _s(
-        900.0,
-        "MM_LOAD_FAILURE_EXPIRY_TIME_MS",
-        "seconds",
+        "tests/app/test_settings.py::test_load_concurrency")
+    load_failure_expiry_s: float = _s(900.0, "MM_LOAD_FAILURE_EXPIRY_TIME_MS", "seconds",
         "ModelMesh's 15 minutes (its variable is in milliseconds)",
-        "tests/app/test_settings.py::test_load_failure_expiry",
-    )
-    max_load_failures: int = _s(
-        3,
-        "MM_MAX_LOAD_FAILURES",
-        "attempts",
+        "tests/app/test_settings.py::test_load_failure_expiry")
+    max_load_failures: int = _s(3, "MM_MAX_LOAD_FAILURES", "attempts",
         "ModelMesh's bound on attempts within the expiry",
-        "tests/app/test_settings.py::test_max_load_failures",
-    )
-    space_wait_s: float = _s(
-        180.0,
-        "MM_SPACE_WAIT_SECS",
-        "seconds",
+        "tests/app/test_settings.py::test_max_load_failures")
+    space_wait_s: float = _s(180.0, "MM_SPACE_WAIT_SECS", "seconds",
         "ModelMesh's bound on a load's wait for room in the cache",
-        "tests/app/test_settings.py::test_space_wait",
-    )
-    max_queued_loads: int = _s(
-        1024,
-        "MM_MAX_QUEUED_LOADS",
-        "loads",
+        "tests/app/test_settings.py::test_space_wait")
+    max_queued_loads: int = _s(1024, "MM_MAX_QUEUED_LOADS", "loads",
         "models that wait for a load; beyond it RESOURCE_EXHAUSTED",
-        "tests/app/test_settings.py::test_max_queued_loads",
-    )
+        "tests/app/test_settings.py::test_max_queued_loads")
 
     # --- model hosts
-    tier: str = _s(
-        "auto",
-        "MM_TIER",
-        "auto | inline | shared | process",
+    tier: str = _s("auto", "MM_TIER", "auto | inline | shared | process",
         "where models run; `auto` lets policy decide, `inline` is the operator's choice only",
-        "tests/app/test_settings_runtime.py::test_tier",
-    )
-    shared_hosts: int = _s(
-        0,
-        "MM_SHARED_HOSTS",
-        "hosts",
-        "0 = cores - 1, from 1 to 8",
-        "tests/app/test_settings_runtime.py::test_shared_hosts",
-    )
-    shared_file_bytes: int = _s(
-        1 * MIB,
-        "MM_SHARED_FILE_BYTES",
-        "bytes",
+        "tests/app/test_settings_runtime.py::test_tier")
+    shared_hosts: int = _s(0, "MM_SHARED_HOSTS", "hosts",
+        "0 = cores - 1, from 1 to 8", "tests/app/test_settings_runtime.py::test_shared_hosts")
+    shared_file_bytes: int = _s(1 * MIB, "MM_SHARED_FILE_BYTES", "bytes",
         "files up to this size start in a shared host",
-        "tests/app/test_settings_runtime.py::test_shared_file_bytes",
-    )
-    set_aside_s: float = _s(
-        0.25,
-        "MM_SET_ASIDE_MS",
-        "seconds",
+        "tests/app/test_settings_runtime.py::test_shared_file_bytes")
+    set_aside_s: float = _s(0.25, "MM_SET_ASIDE_MS", "seconds",
         "a shared host busy with one entry for longer loses its other models (variable in ms)",
-        "tests/app/test_settings_runtime.py::test_set_aside",
-    )
-    quarantine_crashes: int = _s(
-        3,
-        "MM_QUARANTINE_CRASHES",
-        "crashes",
+        "tests/app/test_settings_runtime.py::test_set_aside")
+    quarantine_crashes: int = _s(3, "MM_QUARANTINE_CRASHES", "crashes",
         "so many hosts lost within the failure expiry put a model into quarantine",
-        "tests/app/test_settings_runtime.py::test_quarantine_crashes",
-    )
-    runtimes: str = _s(
-        "",
-        "MM_RUNTIMES",
-        "module:Class,...",
+        "tests/app/test_settings_runtime.py::test_quarantine_crashes")
+    runtimes: str = _s("", "MM_RUNTIMES", "module:Class,...",
         "further runtimes, beside those found by entry point",
-        "tests/app/test_settings_runtime.py::test_runtimes",
-    )
-    predict_proba: bool = _s(
-        False,
-        "PREDICT_PROBA",
-        "bool",
+        "tests/app/test_settings_runtime.py::test_runtimes")
+    predict_proba: bool = _s(False, "PREDICT_PROBA", "bool",
         "KServe's sklearn switch: answer probabilities where the model has them",
-        "tests/app/test_settings_runtime.py::test_predict_proba",
-    )
-    model_threads: int = _s(
-        1,
-        "MM_MODEL_THREADS",
-        "threads",
+        "tests/app/test_settings_runtime.py::test_predict_proba")
+    model_threads: int = _s(1, "MM_MODEL_THREADS", "threads",
         "OpenMP and BLAS threads of a host: hosts are the unit of parallelism",
-        "tests/app/test_settings_runtime.py::test_model_threads",
-    )
+        "tests/app/test_settings_runtime.py::test_model_threads")
 
     # --- an external runtime
-    runtime_port: int = _s(
-        0,
-        "INTERNAL_GRPC_PORT",
-        "port",
+    runtime_port: int = _s(0, "INTERNAL_GRPC_PORT", "port",
         "a model server's ModelRuntime port on this machine; 0 = our own hosts",
-        "tests/app/test_settings_runtime.py::test_runtime_port",
-    )
-    runtime_socket: str = _s(
-        "",
-        "INTERNAL_GRPC_SOCKET_PATH",
-        "path",
-        "the same over a socket; not both",
-        "tests/app/test_settings_runtime.py::test_runtime_socket",
-    )
-    serving_port: int = _s(
-        0,
-        "INTERNAL_SERVING_GRPC_PORT",
-        "port",
-        "where that server serves, if elsewhere",
-        "tests/app/test_settings_runtime.py::test_serving_port",
-    )
-    serving_socket: str = _s(
-        "",
-        "INTERNAL_SERVING_GRPC_SOCKET_PATH",
-        "path",
-        "the same over a socket; not both",
-        "tests/app/test_settings_runtime.py::test_serving_socket",
-    )
-    runtime_start_s: float = _s(
-        180.0,
-        "MM_RUNTIME_START_SECS",
-        "seconds",
-        "ModelMesh's bound on a runtime's start",
-        "tests/app/test_settings_runtime.py::test_runtime_start",
-    )
+        "tests/app/test_settings_runtime.py::test_runtime_port")
+    runtime_socket: str = _s("", "INTERNAL_GRPC_SOCKET_PATH", "path",
+        "the same over a socket; not both", "tests/app/test_settings_runtime.py::test_runtime_socket")
+    serving_port: int = _s(0, "INTERNAL_SERVING_GRPC_PORT", "port",
+        "where that server serves, if elsewhere", "tests/app/test_settings_runtime.py::test_serving_port")
+    serving_socket: str = _s("", "INTERNAL_SERVING_GRPC_SOCKET_PATH", "path",
+        "the same over a socket; not both", "tests/app/test_settings_runtime.py::test_serving_socket")
+    runtime_start_s: float = _s(180.0, "MM_RUNTIME_START_SECS", "seconds",
+        "ModelMesh's bound on a runtime's start", "tests/app/test_settings_runtime.py::test_runtime_start")
 
     # --- registry
-    kv_store: str = _s(
-        "",
-        "KV_STORE",
-        "memory | sqlite:PATH",
+    kv_store: str = _s("", "KV_STORE", "memory | sqlite:PATH",
         "where registrations live; empty = sqlite in the data folder (etcd comes with the fleet)",
-        "tests/app/test_settings.py::test_kv_store",
-    )
-    data_dir: str = _s(
-        "data",
-        "MM_DATA_DIR",
-        "path",
-        "registrations and nothing else",
-        "tests/app/test_settings.py::test_data_dir",
-    )
-    auto_register: str = _s(
-        "",
-        "MM_AUTO_REGISTER_MODELS",
-        "JSON",
+        "tests/app/test_settings.py::test_kv_store")
+    data_dir: str = _s("data", "MM_DATA_DIR", "path",
+        "registrations and nothing else", "tests/app/test_settings.py::test_data_dir")
+    auto_register: str = _s("", "MM_AUTO_REGISTER_MODELS", "JSON",
         "ModelMesh's static registration: a list of {modelId, modelInfo, ensureLoaded}",
-        "tests/app/test_settings.py::test_auto_register",
-    )
-    auto_register_path: str = _s(
-        "",
-        "MM_AUTO_REGISTER_MODELS_PATH",
-        "path",
-        "the same from a file; not both",
-        "tests/app/test_settings.py::test_auto_register_path",
-    )
+        "tests/app/test_settings.py::test_auto_register")
+    auto_register_path: str = _s("", "MM_AUTO_REGISTER_MODELS_PATH", "path",
+        "the same from a file; not both", "tests/app/test_settings.py::test_auto_register_path")
 
     # --- operation
-    instance_id: str = _s(
-        "",
-        "MM_INSTANCE_ID",
-        "name",
+    instance_id: str = _s("", "MM_INSTANCE_ID", "name",
         "empty = the last 12 characters of the pod's or the host's name, as ModelMesh",
-        "tests/app/test_settings.py::test_instance_id",
-    )
-    pod_name: str = _s(
-        "",
-        "WKUBE_POD_NAME",
-        "name",
+        "tests/app/test_settings.py::test_instance_id")
+    pod_name: str = _s("", "WKUBE_POD_NAME", "name",
         "its last 12 characters are the instance's id unless that is given, as in ModelMesh: needed"
         " where the host's name is the node's",
-        "tests/app/test_settings.py::test_pod_name",
-    )
-    shutdown_timeout_s: float = _s(
-        30.0,
-        "SHUTDOWN_TIMEOUT_MS",
-        "seconds",
+        "tests/app/test_settings.py::test_pod_name")
+    shutdown_timeout_s: float = _s(30.0, "SHUTDOWN_TIMEOUT_MS", "seconds",
         "SIGTERM ends running calls within this (variable in ms, as in ModelMesh's start script)",
-        "tests/app/test_settings.py::test_shutdown_timeout",
-    )
-    log_level: str = _s(
-        "info",
-        "MM_LOG_LEVEL",
-        "debug | info | warning | error",
-        "what is logged",
-        "tests/app/test_settings.py::test_log_level",
-    )
-    log_format: str = _s(
-        "auto",
-        "MM_LOG_FORMAT",
-        "auto | json | text",
-        "auto = text on a terminal, JSON elsewhere",
-        "tests/app/test_settings.py::test_log_format",
-    )
-    log_each_invoke: bool = _s(
-        False,
-        "MM_LOG_EACH_INVOKE",
-        "bool",
+        "tests/app/test_settings.py::test_shutdown_timeout")
+    log_level: str = _s("info", "MM_LOG_LEVEL", "debug | info | warning | error",
+        "what is logged", "tests/app/test_settings.py::test_log_level")
+    log_format: str = _s("auto", "MM_LOG_FORMAT", "auto | json | text",
+        "auto = text on a terminal, JSON elsewhere", "tests/app/test_settings.py::test_log_format")
+    log_each_invoke: bool = _s(False, "MM_LOG_EACH_INVOKE", "bool",
         "ModelMesh's switch: one line per runtime call",
-        "tests/app/test_settings.py::test_log_each_invoke",
-    )
-    status_codes: str = _s(
-        "contract",
-        "MM_STATUS_CODES",
-        "contract | modelmesh",
+        "tests/app/test_settings.py::test_log_each_invoke")
+    status_codes: str = _s("contract", "MM_STATUS_CODES", "contract | modelmesh",
         "`modelmesh` answers INTERNAL where the original does",
-        "tests/app/test_settings.py::test_status_codes",
-    )
+        "tests/app/test_settings.py::test_status_codes")
 
 
 def fields() -> tuple[dataclasses.Field[Any], ...]:
@@ -454,8 +238,8 @@ NOT_YET = {
     "WKUBE_POD_IPADDR": "peers to tell it to come with the fleet; to listen on it, use MM_BIND_HOST",
     "WKUBE_NODE_IP": "places of instances come with the fleet",
     "WKUBE_NODE_NAME": "places of instances come with the fleet",
-    "WKUBE_SERVICE_NAME": "forwarding comes with the fleet",
-    "WKUBE_SERVICE_PORT_NAME": "forwarding comes with the fleet",
+    "WKUBE_SERVICE_NAME": "forwarding between clusters comes with the fleet",
+    "WKUBE_SERVICE_PORT_NAME": "forwarding between clusters comes with the fleet",
     "SERVICE_VERSION": "upgrades of a fleet come with the fleet",
     "CE_TYPE": "CloudEvents are not built yet",
     "CE_SOURCE": "CloudEvents are not built yet",
@@ -479,7 +263,7 @@ NO_PROPERTIES = {
 # served: the start goes on and says so in one line of the log. To refuse these would stop everyone
 # who brings a manifest along, and there is nothing that they could set instead.
 NO_EFFECT = {
-    "HEAP_SIZE_MB": "there is no Java heap",
+    "HEAP_SIZE_MB": "there is no Java heap; MM_CAPACITY_BYTES says how much memory models may take",
     "MAX_GC_PAUSE": "there is no Java garbage collector",
     "MAX_DIRECT_BUFS_MB": "there is no Netty; MM_MAX_WAITING_BYTES bounds bodies that wait",
     "NETTY_BUFFER_CHECKS": "there is no Netty",
