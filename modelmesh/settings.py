@@ -238,8 +238,8 @@ NOT_YET = {
     "WKUBE_POD_IPADDR": "peers to tell it to come with the fleet; to listen on it, use MM_BIND_HOST",
     "WKUBE_NODE_IP": "places of instances come with the fleet",
     "WKUBE_NODE_NAME": "places of instances come with the fleet",
-    "WKUBE_SERVICE_NAME": "forwarding between clusters comes with the fleet",
-    "WKUBE_SERVICE_PORT_NAME": "forwarding between clusters comes with the fleet",
+    "WKUBE_SERVICE_NAME": "forwarding comes with the fleet",
+    "WKUBE_SERVICE_PORT_NAME": "forwarding comes with the fleet",
     "SERVICE_VERSION": "upgrades of a fleet come with the fleet",
     "CE_TYPE": "CloudEvents are not built yet",
     "CE_SOURCE": "CloudEvents are not built yet",
@@ -263,7 +263,7 @@ NO_PROPERTIES = {
 # served: the start goes on and says so in one line of the log. To refuse these would stop everyone
 # who brings a manifest along, and there is nothing that they could set instead.
 NO_EFFECT = {
-    "HEAP_SIZE_MB": "there is no Java heap; MM_CAPACITY_BYTES says how much memory models may take",
+    "HEAP_SIZE_MB": "there is no Java heap",
     "MAX_GC_PAUSE": "there is no Java garbage collector",
     "MAX_DIRECT_BUFS_MB": "there is no Netty; MM_MAX_WAITING_BYTES bounds bodies that wait",
     "NETTY_BUFFER_CHECKS": "there is no Netty",
