@@ -1,0 +1,225 @@
+"""What this daemon writes into model records about its own copies.
+
+Two ways, because two things are wanted. A *claim* must be decided before a load: it is a
+compare-and-set of its own, at once. What became of copies (loaded, failed, gone) only has to become
+known: the newest word about each model waits in `pending` and is written in transactions of many,
+at most twenty times a second, as often as it takes until the store has it.
+
+The store wins for registrations, this daemon wins for its own copies: a write never creates a
+record, and changes nothing in it but what is said of this instance.
+Must never decide who loads: `policy.claiming` says which claim binds.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import MeshError
+from modelmesh.observe.tasks import spawn, stop
+from modelmesh.policy.claiming import Claiming, Contender, contender
+from modelmesh.registry.models import BULK_MODELS
+from modelmesh.registry.store import MODELS, Compare, Entry, Put
+from modelmesh.registry.tables import TabledStore
+
+log = structlog.get_logger("registry")
+
+# At most so often are copy changes written (each time as many as there are).
+WRITE_PERIOD_S: Final = 0.05
+# After a store that did not take them: the next try.
+RETRY_S: Final = 1.0
+# Rounds of compare-and-set before a claim is given up; a bulk's losers are simply written later.
+ATTEMPTS: Final = 16
+
+
+class Word(StrEnum):
+    """What there is to say of a copy here."""
+
+    LOADED = "loaded"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The newest word about one model's copy here."""
+
+    word: Word
+    at_ms: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The claim stands in the record; nobody else loads while it binds."""
+
+    record: ModelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Unregistered:
+    """There is no such model."""
+
+
+Claim = Claimed | Contender | Unregistered
+
+
+class CopyRecords:
+    """The copies of one instance, as the registry knows them."""
+
+    def __init__(self, store: TabledStore, me: str, wall_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._table = store.table(MODELS)
+        self._me = me
+        self._wall_ms = wall_ms
+        self._pending: dict[str, Said] = {}
+        self._more = asyncio.Event()
+        self._written = asyncio.Event()  # nothing is pending
+        self._written.set()
+        self._writer = spawn(self._write_for_ever(), "copy records", eternal=True)
+
+    # --- claims
+
+    async def claim(self, model_id: str, claiming: Claiming, *, further: bool = False) -> Claim:
+        """Try to be the one who loads. MeshError UNAVAILABLE if the store does not answer.
+
+        What is pending about the model is overtaken by its claim.
+        """
+        key, entry = MODELS + model_id, self._table.get(model_id)
+        if entry is None:
+            entry = await self._store.get(key)
+        for _ in range(ATTEMPTS):
+            if entry is None:
+                return Unregistered()
+            record = ModelRecord.from_json(entry.value)
+            other = contender(record, claiming, further=further)
+            if other is not None:
+                return other
+            claimed = record.claimed(self._me, claiming.now_ms)
+            self._pending.pop(model_id, None)
+            put = Put(key, claimed.to_json(), entry.lease)
+            done = await self._store.commit([Compare(key, entry.mod_revision)], [put])
+            if done.succeeded:
+                return Claimed(claimed)
+            entry = done.current[0][1]
+        return Contender("", loaded=False)
+
+    # --- what became of copies
+
+    def loaded(self, model_id: str) -> None:
+        """A copy takes calls here."""
+        self._say(model_id, Word.LOADED)
+
+    def failed(self, model_id: str, message: str) -> None:
+        """The load here failed."""
+        self._say(model_id, Word.FAILED, message)
+
+    def gone(self, model_id: str) -> None:
+        """There is no copy here, and none is coming."""
+        self._say(model_id, Word.GONE)
+
+    def say_loaded(self, model_ids: Iterable[str]) -> None:
+        """All of these are loaded here: what the store says after an outage may be older."""
+        for model_id in model_ids:
+            entry = self._table.get(model_id)
+            if entry is not None and self._me not in _decoded(entry).loaded_in:
+                self.loaded(model_id)
+
+    @property
+    def pending(self) -> int:
+        """Models about which something is still to be written."""
+        return len(self._pending)
+
+    async def flush(self, bound_s: float) -> bool:
+        """Wait until everything is written, within this bound; whether it is."""
+        try:
+            async with asyncio.timeout(bound_s):
+                await self._written.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Stop writing; what is pending is forgotten."""
+        await stop(self._writer)
+
+    def _say(self, model_id: str, word: Word, message: str = "") -> None:
+        self._pending[model_id] = Said(word, self._wall_ms(), message)
+        self._written.clear()
+        self._more.set()
+
+    # --- writing
+
+    async def _write_for_ever(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            pause_s = WRITE_PERIOD_S
+            try:
+                await self._write()
+            except MeshError as error:
+                log.warning("copy records wait for the store", failure=error.failure.message)
+                pause_s = RETRY_S
+            if self._pending:
+                self._more.set()
+            else:
+                self._written.set()
+            await asyncio.sleep(pause_s)
+
+    async def _write(self) -> None:
+        """Write what is pending now; what another one's change got in the way of stays pending."""
+        batch: list[tuple[str, Said]] = list(self._pending.items())
+        for start in range(0, len(batch), BULK_MODELS):
+            await self._write_some(batch[start : start + BULK_MODELS])
+
+    async def _write_some(self, batch: list[tuple[str, Said]]) -> None:
+        entries = {model_id: self._table.get(model_id) for model_id, _ in batch}
+        for _ in range(ATTEMPTS):
+            changes = [self._change(model_id, said, entries[model_id]) for model_id, said in batch]
+            puts = [change for change in changes if change is not None]
+            if not puts:
+                break
+            done = await self._store.commit(
+                [compare for compare, _ in puts], [put for _, put in puts]
+            )
+            if done.succeeded:
+                break
+            for key, entry in done.current:
+                entries[key.removeprefix(MODELS)] = entry
+        else:
+            return  # contended for long: they stay pending
+        for model_id, said in batch:
+            if self._pending.get(model_id) is said:
+                del self._pending[model_id]
+
+    def _change(self, model_id: str, said: Said, entry: Entry | None) -> tuple[Compare, Put] | None:
+        """The change that makes the record say so; None if it does already, or there is none."""
+        if entry is None:
+            return None
+        try:
+            before = _decoded(entry)
+        except ValueError:
+            return None  # a record that cannot be read is not written either
+        after = _saying(before, self._me, said)
+        if after == before:
+            return None
+        key = MODELS + model_id
+        return Compare(key, entry.mod_revision), Put(key, after.to_json(), entry.lease)
+
+
+def _decoded(entry: Entry) -> ModelRecord:
+    return ModelRecord.from_json(entry.value)
+
+
+def _saying(record: ModelRecord, me: str, said: Said) -> ModelRecord:
+    if said.word is Word.FAILED:
+        return record.failed(me, said.at_ms, said.message)
+    if said.word is Word.GONE:
+        return record.without_copy(me)
+    if me in record.loaded_in:
+        return record
+    return record.loaded(me, said.at_ms)
