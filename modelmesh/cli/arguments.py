@@ -57,7 +57,7 @@ def _serve(commands: "Commands[argparse.ArgumentParser]", argv: Sequence[str]) -
 
 
 def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
-    models = commands.add_parser("models", help="register, list, status, explain, unload...")
+    models = commands.add_parser("models", help="register, list, status, explain, load...")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
     _register(actions)
     listing = _action(actions, "list", "registered models and where they stand, by name")
@@ -70,6 +70,7 @@ def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
     for name, text in (
         ("status", "where a model stands and why; asking is no use of it"),
         ("explain", "what a request would meet now, and what would be evicted for it"),
+        ("load", "load it now, however often it failed; a loaded one stays as it is"),
         ("unload", "give its memory back; it stays registered"),
         ("unregister", "forget the model; no error if there is none"),
     ):

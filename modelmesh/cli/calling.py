@@ -10,21 +10,23 @@ import grpc
 from modelmesh.cli.exits import CommandFailed, too_late, unreachable
 from modelmesh.errors import Code
 from modelmesh.pb.admin_pb2_grpc import AdminStub
+from modelmesh.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from modelmesh.pb.model_mesh_pb2_grpc import ModelMeshStub
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 64 << 20),  # a page of 10,000 models with long paths
     ("grpc.enable_http_proxy", 0),  # a daemon is never behind the proxy that browsers use
 )
-_STUBS: tuple[Any, ...] = (ModelMeshStub, AdminStub)
+_STUBS: tuple[Any, ...] = (ModelMeshStub, AdminStub, GRPCInferenceServiceStub)
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The two services that the commands speak to."""
+    """The services that the commands speak to."""
 
     mesh: Any
     admin: Any
+    inference: Any
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from modelmesh.cli.files import read_text
 from modelmesh.cli.showing import Document, show
 from modelmesh.cli.tables import clean
 from modelmesh.errors import Code, Failure, Fault, Reason
-from modelmesh.pb import admin_pb2, model_mesh_pb2
+from modelmesh.pb import admin_pb2, inference_pb2, model_mesh_pb2
 
 _State = model_mesh_pb2.ModelStatusInfo.ModelStatus
 
@@ -107,6 +107,17 @@ def status(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def load(args: argparse.Namespace) -> int:
+    """Load one model and wait for the outcome; failures that the daemon remembers are forgotten."""
+    request = inference_pb2.RepositoryModelLoadRequest(model_name=args.model_id)
+    with daemon(args.address) as there:
+        there.inference.RepositoryModelLoad(request, timeout=args.timeout)
+        asked = model_mesh_pb2.GetStatusRequest(modelId=args.model_id)
+        answer = there.mesh.getModelStatus(asked, timeout=args.timeout)
+    show(args, showing.status(args.model_id, answer), showing.status_text)
+    return Exit.OK
+
+
 def unload(args: argparse.Namespace) -> int:
     """Give one model's memory back."""
     request = admin_pb2.UnloadModelRequest(model_id=args.model_id)
@@ -139,6 +150,7 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "register": register,
     "list": list_models,
     "status": status,
+    "load": load,
     "unload": unload,
     "unregister": unregister,
     "explain": explain,

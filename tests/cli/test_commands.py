@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblib
 import pytest
+from sklearn.dummy import DummyRegressor
 
 from tests.cli.processes import Served, daemon
 
@@ -60,6 +62,37 @@ def test_a_load_that_fails_fails_sync_and_says_whose_fault(served: Served) -> No
     assert "no such colour" in failed.err
     status = served.run("models", "status", "bad", "--json")
     assert (status.status, status.document["status"]) == (0, "LOADING_FAILED")
+
+
+def test_load_tries_a_repaired_file_at_once(served: Served, tmp_path: Path) -> None:
+    """Without it, a model that failed as often as it may waits for the failures to expire."""
+    file = tmp_path / "model.joblib"
+    file.write_bytes(b"no model")
+    served.run("models", "register", "broken", "--type", "sklearn", "--path", str(file))
+    for _ in range(3):
+        failed = served.run("models", "load", "broken")
+        assert (failed.status, failed.out) == (1, "")
+        assert failed.err.startswith("modelmesh: model's fault: ")
+        assert failed.err.endswith("(FAILED_PRECONDITION LOAD_FAILED; a retry will not help)\n")
+        assert failed.err.count("\n") == 1
+    for _ in range(3):
+        served.run("infer", "broken", "--file", "-", stdin=V1)
+
+    joblib.dump(DummyRegressor().fit([[1, 2]], [3.0]), file)
+    assert served.run("infer", "broken", "--file", "-", stdin=V1).status == 1, "remembered"
+    assert served.run("models", "load", "broken").out.startswith("LOADED\n")
+    done = served.run("infer", "broken", "--file", "-", stdin=V1)
+    assert done.document["predictions"] == [3.0, 3.0]
+
+    loaded = served.run("models", "load", "broken", "--json")
+    assert (loaded.status, loaded.document["status"]) == (0, "LOADED")
+    assert loaded.document.keys() == {"model_id", "status", "errors", "copies"}
+
+
+def test_load_of_what_is_not_registered_is_refused(served: Served) -> None:
+    refused = served.run("models", "load", "nobody")
+    assert (refused.status, refused.out) == (1, "")
+    assert "NOT_FOUND" in refused.err
 
 
 def test_many_from_a_file_and_each_refusal_by_name(served: Served, tmp_path: Path) -> None:

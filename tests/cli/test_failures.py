@@ -95,7 +95,9 @@ def test_a_file_that_breaks_off_says_how_far_it_came() -> None:
     assert "too many, after 1000 of 1500 models (RESOURCE_EXHAUSTED OVERLOADED; retry" in done.err
 
 
-@pytest.mark.parametrize("command", ["list", "status x", "unregister x", "register x --type t"])
+@pytest.mark.parametrize(
+    "command", ["list", "status x", "load x", "unregister x", "register x --type t"]
+)
 def test_nobody_there_is_status_3(command: str) -> None:
     address = closed_port()
     done = modelmesh("models", *command.split(), "--address", address)
