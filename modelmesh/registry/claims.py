@@ -179,6 +179,8 @@ class CopyRecords:
     async def _write_some(self, batch: list[tuple[str, Said]]) -> None:
         entries = {model_id: self._table.get(model_id) for model_id, _ in batch}
         for _ in range(ATTEMPTS):
+            # A newer word, or a claim, may have overtaken what this began to write.
+            batch = [(name, said) for name, said in batch if self._pending.get(name) is said]
             changes = [self._change(model_id, said, entries[model_id]) for model_id, said in batch]
             puts = [change for change in changes if change is not None]
             if not puts:

@@ -23,6 +23,7 @@ class LoadRequest:
     key: str
     file_bytes: int = 0
     background: bool = False  # nobody waits for it: loads that callers wait for go first
+    offence: str = ""  # what is known against it: then it gets a process of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Part(StrEnum):
 
     QUEUE = "queue"  # a call waits until its model takes another one
     SIZING = "sizing"  # a loaded model is weighed
-    PREPROCESS = "preprocess"  # a call becomes what the runtime understands
+    PREPROCESS = "preprocess"  # a call becomes what the runtime, or our own model, understands
     POSTPROCESS = "postprocess"  # ... and its answer what the caller does
 
 

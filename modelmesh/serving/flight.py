@@ -38,6 +38,8 @@ class Flight:
     record: ModelRecord
     turn: asyncio.Future[None]
     background: bool
+    further: bool = False  # though others have a copy
+    claimed: bool = False  # the fleet knows that a copy is coming here
     waiters: set[Waiter] = field(default_factory=set)
     task: asyncio.Task[None] | None = None
     begun: bool = False

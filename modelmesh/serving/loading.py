@@ -1,6 +1,6 @@
 """How a model gets into memory and out of it: the cache's effects, carried out at the doors.
 
-    wait -> fetch files (door 4) -> a load slot -> admit (cache) -> room -> load (door 3) -> waiters
+    wait -> claim -> fetch (door 4) -> a load slot -> admit -> room -> load (door 3) -> waiters
 
 A slot is taken before the cache is asked: a burst of cold models must not evict for all of them at
 once what the first few could have left alone.
@@ -26,6 +26,7 @@ from modelmesh.observe.metrics import Metrics
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.runtime.door import LoadedModel, LoadRequest, Runtime
 from modelmesh.runtime.queue import LoadQueue, Priority
+from modelmesh.serving.claims import Alone, Claims
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.flight import Flight, Waiter
 from modelmesh.storage.door import Storage
@@ -61,8 +62,11 @@ class Loader:
         metrics: Metrics,
         limits: LoadLimits,
         clock: Callable[[], float],
+        claims: Claims | None = None,
     ) -> None:
+        """`claims`: the fleet, if there is one."""
         self._copies = copies
+        self._claims: Claims = claims or Alone()
         self._runtime = runtime
         self._storage = storage
         self._failures = failures
@@ -93,16 +97,19 @@ class Loader:
 
     def wait(
         self, model_id: str, record: ModelRecord, waiter: Waiter, deadline: float = inf,
-        *, background: bool = False,
+        *, background: bool = False, further: bool = False,
     ) -> None:  # fmt: skip
-        """Get the model loaded; the waiter is told how it went, at the latest at its deadline."""
+        """Get the model loaded; the waiter is told how it went, at the latest at its deadline.
+
+        `further`: though others have a copy.
+        """
         failure = self._full(model_id, waiter)
         if failure is not None:
             waiter.failed(failure)
             return
         flight = self._flights.get(model_id)
         if flight is None or flight.dropped:
-            flight = self._depart(model_id, record, flight, background)
+            flight = self._depart(model_id, record, flight, background, further)
         elif flight.background and not background and not flight.begun:
             flight = self._hasten(flight)
         flight.waiters.add(waiter)
@@ -139,10 +146,11 @@ class Loader:
     # --- a flight
 
     def _depart(
-        self, model_id: str, record: ModelRecord, before: Flight | None, background: bool
-    ) -> Flight:
+        self, model_id: str, record: ModelRecord, before: Flight | None, background: bool,
+        further: bool,
+    ) -> Flight:  # fmt: skip
         turn = asyncio.get_running_loop().create_future()
-        flight = Flight(model_id, record, turn, background)
+        flight = Flight(model_id, record, turn, background, further)
         self._flights[model_id] = flight
         predecessor = before.task if before is not None else None
         flight.task = spawn(self._fly(flight, predecessor), f"load {model_id}")
@@ -152,7 +160,9 @@ class Loader:
         """A caller waits for what was to load in the background: it starts again, in his place."""
         waiters, flight.waiters = flight.waiters, set()
         self._drop(flight)
-        hastened = self._depart(flight.model_id, flight.record, flight, background=False)
+        hastened = self._depart(
+            flight.model_id, flight.record, flight, background=False, further=flight.further
+        )
         hastened.waiters = waiters
         return hastened
 
@@ -183,10 +193,13 @@ class Loader:
 
     async def _load(self, flight: Flight) -> LoadedModel:
         record, model_id = flight.record, flight.model_id
+        await self._claims.claim(model_id, further=flight.further)
+        flight.claimed = True
         local = await self._storage.fetch(model_id, record.path, record.key)
         request = LoadRequest(
-            model_id, record.type, local.path, record.key, local.size_bytes, flight.background
-        )
+            model_id, record.type, local.path, record.key, local.size_bytes, flight.background,
+            _offence(record),
+        )  # fmt: skip
         priority = Priority.BACKGROUND if flight.background else Priority.REQUEST
         async with self._slots.turn(priority):
             self._admit(flight, self._runtime.predict_size(request))
@@ -227,6 +240,10 @@ class Loader:
         self._metrics.model_bytes.observe(loaded.size_bytes)
         effects = self._copies.loaded(model_id, max(loaded.size_bytes, 1), loaded.load_s, now)
         here = self._copies.is_loaded(model_id)
+        if here:
+            self._claims.loaded(model_id)
+        else:
+            self._claims.gone(model_id)
         log.info(
             "model loaded", model=model_id, size_bytes=loaded.size_bytes, tier=loaded.tier,
             load_s=round(loaded.load_s, 4), reason=loaded.reason,
@@ -236,19 +253,29 @@ class Loader:
 
     def _fail(self, flight: Flight, failure: Failure) -> None:
         model_id, now = flight.model_id, self._clock()
+        blamed = False
         if flight.begun or failure.reason is Reason.LOAD_FAILED:
             self._metrics.load_failures.inc()
             log.warning("model failed to load", model=model_id, failure=failure.message)
-            if _speaks_of_the_model(failure):
-                self._failures.record(model_id, failure, now)
+            blamed = _speaks_of_the_model(failure)
+        if blamed:
+            self._failures.record(model_id, failure, now)
+            self._claims.failed(model_id, failure.message)
+        else:
+            self._unclaim(flight)
         self._end(flight, failure)
         self._clear(model_id, now)
 
     def _abandon(self, flight: Flight) -> None:
         """The flight was dropped or the daemon closes: whoever still waits is told."""
+        self._unclaim(flight)
         self._end(flight, _UNREGISTERED if flight.dropped else _CLOSING)
         if flight.begun or not flight.dropped:
             self._clear(flight.model_id, self._clock())
+
+    def _unclaim(self, flight: Flight) -> None:
+        if flight.claimed:
+            self._claims.gone(flight.model_id)
 
     def _clear(self, model_id: str, now: float) -> None:
         if self._copies.state(model_id) is State.LOADING:
@@ -305,6 +332,7 @@ class Loader:
         copy = self._copies.get(model_id)
         if copy is not None and effect.why is Why.EVICTED:
             self._metrics.eviction_age_ms.observe((started - copy.last_used) * 1000)
+        self._claims.gone(model_id)
         log.info("model unloads", model=model_id, why=effect.why.value)
         try:
             await self._runtime.unload(model_id)
@@ -358,6 +386,7 @@ class Loader:
     def lost(self, model_id: str) -> None:
         """The runtime no longer holds the model, and its memory is free."""
         if self._copies.state(model_id) in (State.LOADED, State.UNLOADING):
+            self._claims.gone(model_id)
             self.carry_out(self._copies.lost(model_id, self._clock()))
             spawn(self._storage.release(model_id), f"release {model_id}")
             self._is_gone(model_id)
@@ -374,6 +403,11 @@ def _speaks_of_the_model(failure: Failure) -> bool:
     """Whether a failed load is held against its model: not where there was no host for it."""
     began = failure.executed or failure.code is not Code.UNAVAILABLE
     return began or failure.reason is Reason.LOAD_FAILED
+
+
+def _offence(record: ModelRecord) -> str:
+    """What is held against the model before it is loaded: elsewhere, it may have cost a host."""
+    return "its load failed on another daemon" if record.failed_in else ""
 
 
 def _overloaded(message: str) -> Failure:

@@ -166,6 +166,35 @@ def test_other_writers_changes_are_kept() -> None:
     run(main())
 
 
+def test_a_claim_is_not_undone_by_an_older_word_that_is_just_being_written() -> None:
+    class Slow(Counted):
+        """Our own next claim is written while the word about the copy before is on its way."""
+
+        records: CopyRecords | None = None
+
+        async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
+            records, self.records = self.records, None
+            if records is not None:
+                assert isinstance(await records.claim("m0", claiming("a")), Claimed)
+            return await super().commit(compares, changes)
+
+    async def main() -> None:
+        async with Slow() as store, one(store, "a") as a:
+            models = await models_of(store)
+            a.loaded("m0")
+            assert await a.flush(5)
+            store.records = a
+            a.gone("m0")
+            assert await a.flush(5)
+            assert store.records is None, "nothing got in the way"
+            record = models.get("m0")
+            assert record is not None
+            assert record.instance_ids.keys() == {"a"}
+            assert record.loaded_in == {}
+
+    run(main())
+
+
 def test_after_an_outage_only_what_the_store_does_not_know_is_said() -> None:
     async def main() -> None:
         async with Counted() as store, one(store, "a") as a:
