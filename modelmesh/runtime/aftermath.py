@@ -1,10 +1,12 @@
 """What follows when a host dies, stalls or is tainted: who is to blame, and what the others lose.
 
-They lose nothing. Three rules, in the order of this file:
+They lose nothing. Four rules, in the order of this file:
 
 * A dead host: what its journal names was running and is to blame; it is answered, never repeated.
   Every other unanswered call never began and is sent again. Residents that are not to blame come
   back in another host when they are called next.
+* A host that was ended for its silence: its journal is a lie, and `blame` says whom the daemon's
+  own knowledge accuses. Where it cannot tell, every suspect has a host to itself from then on.
 * A stalled host: one entry has held it for too long. The gate in the journal page is shut, so that
   nothing else begins there; the slow model keeps the host to itself, all others move on.
 * A tainted host: a load has left threads or children behind, which may bring the host down in
@@ -21,10 +23,10 @@ import structlog
 from modelmesh.errors import Failure
 from modelmesh.observe.tasks import spawn
 from modelmesh.runtime import blame
-from modelmesh.runtime.blame import End, Verdict
+from modelmesh.runtime.blame import Doom, End, Ran, Suspicion, Verdict
 from modelmesh.runtime.conduct import Conduct
 from modelmesh.runtime.door import LoadRequest
-from modelmesh.runtime.host import Host, Ran, Remains, ran
+from modelmesh.runtime.host import NOTHING, Host, Remains, ran
 from modelmesh.runtime.pool import HostPool
 from modelmesh.runtime.residents import Resident
 from modelmesh.wire import kinds
@@ -55,6 +57,7 @@ class Aftermath:
         resend: Callable[[str, Call], None],
         bring_back: Callable[[Resident], None],
         lose: Callable[[Resident, Failure, Failure], None],
+        is_harmless: Callable[[str], bool],
     ) -> None:
         self._residents = residents
         self._loading = loading
@@ -62,20 +65,28 @@ class Aftermath:
         self._resend = resend
         self._bring_back = bring_back
         self._lose = lose
+        self._is_harmless = is_harmless
 
     # --- a dead host
 
     def host_ended(self, host: Host, remains: Remains) -> None:
         """The host is dead and drained."""
+        if host.doom is Doom.SILENCE:
+            hidden = blame.suspicion(host.suspects(), host.sole, self._is_harmless)
+            remains = replace(remains, running=replace(NOTHING, call_ids=tuple(hidden.began)))
+        else:
+            hidden = Suspicion(frozenset())
         running = set(remains.running.call_ids)
         guilty = [call for call_id, call in remains.unanswered.items() if call_id in running]
-        culprit = self._culprit(host, remains)
+        culprit = None if hidden.apart else hidden.culprit or self._culprit(host, remains)
         log.info("host ended", host=host.number, pid=host.pid, retired=host.retired)
         for resident in self._living_in(host):
             resident.home = None
             resident.accused = culprit is not None and culprit.model_id == resident.request.model_id
         if culprit is not None:
             spawn(self._judge(host, culprit, guilty), f"judge {culprit.model_id}")
+        elif hidden.apart:
+            self._part(host, hidden.apart, guilty)
         for call_id, call in remains.unanswered.items():
             if call_id not in running:
                 self._rescue(call)
@@ -120,6 +131,15 @@ class Aftermath:
         if resident is not None and resident.accused:
             resident.accused = False
             self._lose(resident, verdict.failure, blame.NEVER_BEGAN)
+
+    def _part(self, host: Host, suspects: frozenset[str], may_have_begun: list[Call]) -> None:
+        """One of them hid that it held the host: the next time it will be known which."""
+        log.warning("a host fell silent", host=host.number, pid=host.pid, models=sorted(suspects))
+        for model_id in suspects:
+            self._note_stall(model_id, "was in a shared host that fell silent")
+        for call in may_have_begun:
+            end = End("", host.doom, host.limit_s)
+            call.reply.finish(blame.verdict(call.kind, end).failure)
 
     def _remember(self, culprit: Ran, verdict: Verdict) -> None:
         resident = self._residents.get(culprit.model_id)

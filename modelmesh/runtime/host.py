@@ -21,8 +21,9 @@ from typing import Final
 from modelmesh.errors import Failure
 from modelmesh.pb.model_runtime_pb2 import UnloadModelRequest
 from modelmesh.policy.tiering import Tier
-from modelmesh.runtime.blame import Doom
+from modelmesh.runtime.blame import Doom, Ran
 from modelmesh.runtime.output import Output
+from modelmesh.runtime.silence import Counts, Silence
 from modelmesh.runtime.zygote import HostProcess, ZygoteClient, how_it_ended, no_host
 from modelmesh.wire import journal, kinds
 from modelmesh.wire.framed import FramedLink
@@ -33,14 +34,6 @@ NOTHING: Final = JournalEntry(0, 0.0, ())
 MOST_LEFT: Final = 4096  # calls that were cancelled while they may have been running
 END_S: Final = 5.0  # a killed process is gone long before
 STATUS_S: Final = 0.25  # how long a dead host's keeper may take to say how it died
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A call that a host had, by what matters after its end."""
-
-    kind: str
-    model_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +48,7 @@ class HostLink(FramedLink):
     """Remembers calls whose callers left: one of them may be what a host hangs on."""
 
     left: dict[int, Ran]
+    withdrawn_count = 0
 
     @property
     def sent_count(self) -> int:
@@ -66,10 +60,21 @@ class HostLink(FramedLink):
         """How much the host has to do."""
         return len(self._waiting)
 
+    @property
+    def counts(self) -> Counts:
+        """What a silence is told from; costs nothing for each call."""
+        answered = self.sent_count - self.unanswered_count - self.withdrawn_count
+        return Counts(answered, self.withdrawn_count, self.unanswered_count)
+
+    def is_open(self, call_id: int) -> bool:
+        """Whether the call still waits for its answer."""
+        return call_id in self._waiting
+
     def withdraw(self, call_id: int) -> Call | None:
         call = super().withdraw(call_id)
         if call is not None:
             self.left[call_id] = ran(call)
+            self.withdrawn_count += 1
             if len(self.left) > MOST_LEFT:
                 del self.left[next(iter(self.left))]
         return call
@@ -111,6 +116,7 @@ class Host:
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.link = HostLink(sock, on_lost=self._link_lost)
         self.link.left = {}
+        self.silence = Silence(self.link.counts, self.born)
         self._loop.add_reader(process.pidfd, self._died)
 
     # --- what runs
@@ -142,6 +148,22 @@ class Host:
             if call_id in self.link.left:
                 return self.link.left[call_id]
         return None
+
+    def ask(self, now: float) -> None:
+        """Put the question that any host answers which is not in the midst of an entry."""
+        call_id = self.link.submit(Call(kinds.RUNTIME_STATUS, b"", Nobody()))
+        self.silence = self.silence.with_question(call_id, now)
+
+    def suspects(self) -> dict[int, Ran]:
+        """By what the daemon knows alone: the calls one of which a silent host may be running.
+
+        What was sent after the question never began: it would have been answered first.
+        """
+        more = self.link.withdrawn_count - self.silence.counts.withdrawn
+        left = list(self.link.left.items())[-more:] if more else []
+        calls = self._unanswered or self.link.unanswered()
+        found = dict(left) | {call_id: ran(call) for call_id, call in calls.items()}
+        return {call_id: found[call_id] for call_id in found if call_id < self.silence.question_id}
 
     def shut(self) -> JournalEntry:
         """Nothing that was sent so far begins any more, but for the entry returned."""

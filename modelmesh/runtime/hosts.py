@@ -96,6 +96,7 @@ class HostedRuntime:
             resend=self.infer,
             bring_back=self._bring_back,
             lose=self._lose,
+            is_harmless=self._is_harmless,
         )
         self._zygote = ZygoteClient(config.zygote)
         self._pool = HostPool(
@@ -230,6 +231,8 @@ class HostedRuntime:
                     decision = self._apart(request)
                 elif not _never_began(error.failure):
                     raise
+                elif decision.tier is Tier.SHARED and self._conduct.offence(request):
+                    decision = TierDecision(Tier.PROCESS, self._conduct.offence(request))
                 log.info("a load goes to another host", model=request.model_id, tier=decision.tier)
         raise MeshError(blame.NEVER_BEGAN)
 
@@ -439,6 +442,12 @@ class HostedRuntime:
             old.discard(model_id)
 
     # --- the rest
+
+    def _is_harmless(self, model_id: str) -> bool:
+        """Whether the model has no code of its own, so that it hides nothing (a dummy, say)."""
+        resident = self._residents.get(model_id)
+        request = resident.request if resident else self._loading.get(model_id)
+        return request is not None and self._types.always_quick(request.type)
 
     def _room_for(self, host: Host) -> bool:
         """Whether memory allows a second host with this one's models beside it."""

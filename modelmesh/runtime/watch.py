@@ -3,11 +3,12 @@
 The journal pages say it without a call to anybody, and hosts may lie: an entry counts from when it
 was first seen here, unless it began before. A shared host that one entry holds is set aside; an
 entry that runs into the operator's timeout ends its host; a host that is leaving ends when its last
-call has ended.
+call has ended. Where the journal says nothing of what holds a host, `silence` bounds it all the
+same.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -15,9 +16,10 @@ from typing import Final
 from modelmesh.observe.tasks import every, logged, stop
 from modelmesh.policy.tiering import Tier
 from modelmesh.runtime.aftermath import Aftermath
-from modelmesh.runtime.blame import Doom
-from modelmesh.runtime.host import Host, Ran
+from modelmesh.runtime.blame import Doom, Ran
+from modelmesh.runtime.host import Host
 from modelmesh.runtime.pool import HostPool
+from modelmesh.runtime.silence import Step
 from modelmesh.wire import kinds
 from modelmesh.wire.journal import JournalEntry
 
@@ -36,6 +38,10 @@ class Patience:
         """The timeout of a load, or of anything else."""
         loads = what is not None and what.kind == kinds.LOAD_MODEL
         return self.load_timeout_s if loads else self.predict_timeout_s
+
+    def silence_limit_s(self, suspects: Iterable[Ran]) -> float:
+        """The timeout of whatever a silent host may be running."""
+        return max(map(self.limit_s, suspects), default=self.predict_timeout_s)
 
 
 class Watch:
@@ -78,6 +84,23 @@ class Watch:
         held_s = host.held_s(entry, now)
         if entry.call_ids and held_s > self._least_s and host.usable:
             self._act(host, entry, held_s)
+        if host.usable and host.doom is None:
+            self._listen(host, now)
+
+    def _listen(self, host: Host, now: float) -> None:
+        """Ask a host that is silent, and end one that gives no answer."""
+        link, patience = host.link, self._patience
+        is_open = link.is_open(host.silence.question_id)
+        silence = host.silence = host.silence.goes_on(link.counts, is_open, now)
+        limit_s = min(patience.predict_timeout_s, patience.load_timeout_s)
+        step = silence.step(now, patience.set_aside_s, limit_s)
+        if step is Step.END:
+            limit_s = patience.silence_limit_s(host.suspects().values())
+            step = silence.step(now, patience.set_aside_s, limit_s)
+        if step is Step.ASK:
+            host.ask(now)
+        elif step is Step.END:
+            host.condemn(Doom.SILENCE, limit_s)
 
     def _act(self, host: Host, entry: JournalEntry, held_s: float) -> None:
         limit_s = self._patience.limit_s(host.what(entry))

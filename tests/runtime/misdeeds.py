@@ -41,9 +41,26 @@ def hang() -> None:
 
 def hang_in_the_future() -> None:
     """The journal says that what hangs here has not begun yet."""
-    journal = next(found for found in gc.get_objects() if isinstance(found, JournalWriter))
-    struct.pack_into("<Q", journal._page, 8, (1 << 64) - 1)
+    struct.pack_into("<Q", _journal()._page, 8, (1 << 64) - 1)
     hang()
+
+
+def hang_unnoted() -> None:
+    """The journal says that nothing runs."""
+    struct.pack_into("<Q", _journal()._page, 16, 0)
+    hang()
+
+
+def hang_under_many_names() -> None:
+    """The journal says every few milliseconds that another call has just begun."""
+    page = _journal()._page
+    for number in range(1 << 62):
+        struct.pack_into("<QQQQ", page, 0, number, time.monotonic_ns(), 1, 1 + number % 1000)
+        time.sleep(0.005)
+
+
+def _journal() -> JournalWriter:
+    return next(found for found in gc.get_objects() if isinstance(found, JournalWriter))
 
 
 def spin() -> None:
@@ -106,6 +123,8 @@ DEEDS: dict[str, Callable[[], None]] = {
         segfault,
         hang,
         hang_in_the_future,
+        hang_unnoted,
+        hang_under_many_names,
         spin,
         kill_parent,
         fork_and_return,

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from modelmesh.runtime import client, host
+from modelmesh.runtime.blame import Ran
 from modelmesh.runtime.door import LoadRequest
-from modelmesh.runtime.host import Host, Ran, named
+from modelmesh.runtime.host import Host, named
 from modelmesh.runtime.zygote import ZygoteClient, ZygoteConfig
 from modelmesh.wire import kinds
 from modelmesh.wire.awaiting import FutureReply

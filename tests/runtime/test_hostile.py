@@ -173,7 +173,10 @@ async def test_a_predict_that_takes_its_host_down(scene: Scene, deed: str) -> No
     await scene.unharmed()
 
 
-@pytest.mark.parametrize("deed", ["hang", "spin", "hang_in_the_future"])
+HANGS = ["hang", "spin", "hang_in_the_future", "hang_unnoted", "hang_under_many_names"]
+
+
+@pytest.mark.parametrize("deed", HANGS)
 async def test_a_pickle_that_hangs(hasty: Scene, deed: str, tmp_path: Path) -> None:
     failure = await _load_failure(hasty, _pickle(deed, tmp_path))
     await until(lambda: is_dead(hasty.host_pid))
@@ -182,7 +185,7 @@ async def test_a_pickle_that_hangs(hasty: Scene, deed: str, tmp_path: Path) -> N
     await hasty.unharmed()
 
 
-@pytest.mark.parametrize("deed", ["hang", "spin", "hang_in_the_future"])
+@pytest.mark.parametrize("deed", HANGS)
 async def test_a_predict_that_hangs(hasty: Scene, deed: str) -> None:
     failure = await _predict_failure(hasty, _hostile(deed))
     await until(lambda: is_dead(hasty.host_pid))
