@@ -42,7 +42,7 @@ _LOOK_EVERY_S: Final = 0.1
 _ENDED_BY_DRAIN = Failure(
     Code.UNAVAILABLE, "shutting down", Fault.PEER, Reason.DRAINING, executed=True
 )
-_NO_MESSAGE = Failure(Code.INVALID_ARGUMENT, "the call has no message")
+_NOT_ONE = Failure(Code.UNIMPLEMENTED, "the method takes one message, no less and no more")
 _OWN_HEADERS: Final = frozenset({"user-agent", "content-type", "te"})
 
 
@@ -158,13 +158,16 @@ class GrpcServer:
     def _method(self, kind: str) -> grpc.RpcMethodHandler:
         if kind in self._streaming:
             return grpc.stream_stream_rpc_method_handler(partial(self._stream, kind))
-        # As "unary" grpc.aio would never answer a call that ends before its message; same cost.
+        # As "unary" grpc.aio would never answer a call that ends before its message, and never look
+        # for a second one.
         return grpc.stream_unary_rpc_method_handler(partial(self._unary, kind))
 
     async def _unary(self, kind: str, _requests: Any, context: Any) -> bytes:
+        # Nothing is begun before the caller has ended its half: the read of that end costs some
+        # 30 us of CPU, but what was begun for the first of two messages could not be taken back.
         body = await context.read()
-        if body is grpc.aio.EOF:
-            await _end(context, _NO_MESSAGE, NO_METADATA)
+        if body is grpc.aio.EOF or await context.read() is not grpc.aio.EOF:
+            await _end(context, _NOT_ONE, NO_METADATA)
         reply = UnaryReply(self._loop)
         self._begin(kind, body, reply, context, None)
         try:

@@ -52,7 +52,8 @@ class GrpcCaller:
         self._message_bytes = message_bytes
         self._closed = False
         self._tasks: dict[asyncio.Task[None], Call] = {}
-        self._methods: LRUCache[str, Any] = LRUCache(_KINDS_REMEMBERED)
+        self._unary_methods: LRUCache[str, Any] = LRUCache(_KINDS_REMEMBERED)
+        self._stream_methods: LRUCache[str, Any] = LRUCache(_KINDS_REMEMBERED)
         options = (
             ("grpc.max_receive_message_length", message_bytes),
             ("grpc.max_send_message_length", message_bytes),
@@ -88,13 +89,13 @@ class GrpcCaller:
         await self._channel.close()
 
     async def _unary(self, call: Call) -> None:
-        method = self._method(call.kind, self._channel.unary_unary)
+        method = _method(self._unary_methods, call.kind, self._channel.unary_unary)
         rpc = method(_bytes(call.body), metadata=call.metadata, timeout=_timeout(call))
         body = await rpc
         call.reply.answer(body, kept(await rpc.initial_metadata()))
 
     async def _stream(self, call: Call) -> None:
-        method = self._method(call.kind, self._channel.stream_stream)
+        method = _method(self._stream_methods, call.kind, self._channel.stream_stream)
         rpc = method(metadata=call.metadata, timeout=_timeout(call))
         writer = self._loop.create_task(_write(rpc, call), name=f"grpc outbound {call.kind}")
         try:
@@ -108,17 +109,19 @@ class GrpcCaller:
             writer.cancel()
             await asyncio.wait([writer], timeout=_CLOSE_S)
 
-    def _method(self, kind: str, make: Any) -> Any:
-        method = self._methods.get(kind)
-        if method is None:
-            method = self._methods[kind] = make(kind)
-        return method
-
     async def _writable(self, call: Call) -> None:
         """Until the caller takes more; bounded by the call, whose leaving cancels this task."""
         writable = self._loop.create_future()
         call.reply.when_writable(partial(_resolve, writable))
         await writable
+
+
+def _method(methods: LRUCache[str, Any], kind: str, make: Any) -> Any:
+    """What calls this kind, made once."""
+    method = methods.get(kind)
+    if method is None:
+        method = methods[kind] = make(kind)
+    return method
 
 
 async def _guarded(work: Callable[[Call], Coroutine[Any, Any, None]], call: Call) -> None:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from modelmesh.pb import inference_pb2 as pb
+from modelmesh.pb import model_mesh_pb2
 from tests.app.client import CALL_S, Refused, refusal_of, request_of
 from tests.faults.scene import INFER, IRIS, ROW, Headers, Scene
 
@@ -280,29 +281,59 @@ def test_headers_that_are_too_heavy(metadata: Headers, scene: Scene) -> None:
 # --- streams where there are none
 
 
-def test_a_call_without_a_message(scene: Scene) -> None:
-    for method in METHODS:
-        call = scene.daemon.channel.stream_unary(method).future(iter(()), timeout=CALL_S)
-        assert refusal_of(call).code == "INVALID_ARGUMENT"
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.rpartition("/")[2])
+def test_a_call_without_a_message(method: str, scene: Scene) -> None:
+    call = scene.daemon.channel.stream_unary(method).future(iter(()), timeout=CALL_S)
+    assert refusal_of(call).code == "UNIMPLEMENTED"
 
 
-def test_of_several_messages_the_first_is_the_call(scene: Scene) -> None:
-    """As with any gRPC server in Python: what follows it is not read, and harms nobody."""
-    first = request_of("calm-1", [1.0])
-    channel = scene.daemon.channel
-    assert b"calm-1" in channel.stream_unary(INFER)(iter((first, GOOD)), timeout=CALL_S)
-    answers = channel.stream_stream(INFER)(iter((first, *(GOOD,) * 100)), timeout=CALL_S)
-    (answer,) = answers
-    assert b"calm-1" in answer
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.rpartition("/")[2])
+@pytest.mark.parametrize("more", [1, 100])
+def test_a_second_message_of_a_unary_method(method: str, more: int, scene: Scene) -> None:
+    """Whatever the messages are: nobody has looked into them."""
+    messages = iter((GOOD, *(GOOD,) * more))
+    call = scene.daemon.channel.stream_unary(method).future(messages, timeout=CALL_S)
+    assert refusal_of(call).code == "UNIMPLEMENTED"
 
 
-def test_a_caller_that_keeps_its_half_open_is_answered(scene: Scene) -> None:
-    answered = threading.Event()
+def test_a_second_message_undoes_the_first(scene: Scene) -> None:
+    register = MESH + "registerModel"
+    first = model_mesh_pb2.RegisterModelRequest(modelId="twice", loadNow=False)
+    first.modelInfo.type = "dummy"
+    messages = iter((first.SerializeToString(),) * 2)
+    call = scene.daemon.channel.stream_unary(register).future(messages, timeout=CALL_S)
+    assert refusal_of(call).code == "UNIMPLEMENTED"
+    status = scene.call(
+        MESH + "getModelStatus",
+        model_mesh_pb2.GetStatusRequest(modelId="twice").SerializeToString(),
+    )
+    assert isinstance(status, bytes)
+    found = model_mesh_pb2.ModelStatusInfo.FromString(status)
+    assert found.status == model_mesh_pb2.ModelStatusInfo.NOT_FOUND
+
+
+def test_a_method_that_is_only_passed_through_is_taken_for_unary(scene: Scene) -> None:
+    """Nobody here knows how many messages it takes: a second one is refused, never lost."""
+    method = "/some.Other/Streaming"
+    who = (("mm-model-id", IRIS),)
+    call = scene.daemon.channel.stream_unary(method).future(
+        iter((GOOD, GOOD)), metadata=who, timeout=CALL_S
+    )
+    refused = refusal_of(call)
+    assert refused.code == "UNIMPLEMENTED"
+    assert "one message" in refused.message
+
+
+def test_a_caller_that_keeps_its_half_open_is_answered_when_it_ends_it(scene: Scene) -> None:
+    ended = threading.Event()
 
     def one_and_then_silence() -> Iterator[bytes]:
         yield GOOD
-        answered.wait(CALL_S)
+        ended.wait(CALL_S)
 
-    call = scene.daemon.channel.stream_unary(INFER).future(one_and_then_silence(), timeout=CALL_S)
-    assert call.exception() is None
-    answered.set()
+    infer = scene.daemon.channel.stream_unary(INFER)
+    late = infer.future(one_and_then_silence(), timeout=0.5)
+    assert refusal_of(late).code == "DEADLINE_EXCEEDED"
+    answered = infer.future(one_and_then_silence(), timeout=CALL_S)
+    ended.set()
+    assert answered.result()

@@ -50,6 +50,7 @@ class Harness(Protocol):
     together: bool  # calls started in one turn arrive in one list, always
     cuts: bool  # the link can break
     says_unwritten: bool  # a call that never left is told from one that did
+    counts: bool  # the callee, not the caller, says which kinds take one message
 
     async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
         """A connected pair; calls made on it reach `handler`."""
@@ -63,7 +64,7 @@ async def here(act: Callable[[], object]) -> None:
 class Loopback:
     name = "loopback"
     streams = together = says_unwritten = True
-    cuts = False
+    cuts = counts = False
 
     async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
         caller = LoopbackCaller(handler)
@@ -73,6 +74,7 @@ class Loopback:
 class Framed:
     name = "framed"
     streams = together = cuts = says_unwritten = True
+    counts = False
 
     async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
         ours, theirs = socket.socketpair()
@@ -119,7 +121,7 @@ class HostThread:
 class FramedHost:
     name = "framed-blocking"
     together = cuts = says_unwritten = True
-    streams = False
+    streams = counts = False
 
     async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
         ours, theirs = socket.socketpair()
@@ -149,7 +151,7 @@ class Posting:
 class Http1:
     name = "http1"
     cuts = says_unwritten = True
-    streams = False
+    streams = counts = False
     together = False  # calls of one turn leave over several connections, some of them new
 
     async def start(self, handler: Handler, streaming: StreamingKinds = frozenset()) -> Wire:
@@ -175,7 +177,7 @@ class Http1:
 class Grpc:
     """grpc.aio at both ends, over TCP or a unix socket."""
 
-    streams = cuts = says_unwritten = True
+    streams = cuts = says_unwritten = counts = True
     together = False
 
     def __init__(self, unix: bool) -> None:

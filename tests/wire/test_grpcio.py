@@ -114,14 +114,43 @@ async def test_a_unary_call_takes_one_message(serve: Callable[..., Any], count: 
     assert f"{count} messages" in error.details()
 
 
-async def test_a_call_without_a_message_is_answered(serve: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("count", [0, 2])
+async def test_any_client_is_told_that_the_method_takes_one_message(
+    serve: Callable[..., Any], count: int
+) -> None:
     seen: list[list[Call]] = []
     server = await serve(seen.append)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        call = channel.stream_unary(KIND)()
+        for _ in range(count):
+            await call.write(b"x")
+        if not count:
+            await call.done_writing()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(channel.stream_unary(KIND)(iter(())), 10)
-    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            await asyncio.wait_for(call, 10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert not seen
+
+
+async def test_nothing_is_begun_before_the_caller_has_ended_its_half(
+    serve: Callable[..., Any],
+) -> None:
+    """A second message may follow: what was begun for the first could not be taken back."""
+    seen: list[bytes] = []
+
+    def act(call: Call) -> None:
+        seen.append(bytes(call.body))
+        call.reply.answer(call.body)
+
+    server = await serve(each(act))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        open_half = channel.stream_unary(KIND)()
+        await open_half.write(b"one")
+        for _ in range(10):
+            await channel.unary_unary(KIND)(b"whole", timeout=10)
+        assert set(seen) == {b"whole"}
+        await open_half.done_writing()
+        assert await asyncio.wait_for(open_half, 10) == b"one"
 
 
 async def test_messages_and_headers_above_the_limits_are_refused(

@@ -280,6 +280,26 @@ async def test_large_bodies_pass_both_ways_at_once(start: Start) -> None:
     assert answers == bodies
 
 
+@pytest.mark.parametrize("count", [0, 2])
+async def test_a_unary_kind_takes_one_message(start: Start, harness: Harness, count: int) -> None:
+    needs(harness.counts, harness, "has no second message: a call without `inbound` is one body")
+    recorder = Recorder(echo)
+    wire = await start(recorder)
+    inbound, reply = Outgoing(), Recording()
+    wire.caller.start(Call(MODEL_INFER, b"", reply, inbound=inbound))
+    for _ in range(count):
+        inbound.message(b"again")
+    if not count:  # a second message is refused without waiting for the end
+        inbound.end()
+    await until(lambda: reply.ends)
+    (failure,) = reply.ends
+    assert failure is not None
+    assert (failure.code, failure.executed) == (Code.UNIMPLEMENTED, False)
+    assert "one message" in failure.message
+    assert await ask(wire.caller, MODEL_INFER, b"next") == b"next"
+    assert [call.body for call in recorder.calls] == [b"next"]
+
+
 async def test_streams_flow_both_ways(start: Start, harness: Harness) -> None:
     needs(harness.streams, harness, "carries unary calls only")
 
