@@ -8,6 +8,9 @@ first one.
 
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
 from typing import Any, ClassVar, Final
 
 import joblib
@@ -15,7 +18,7 @@ import numpy as np
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 
-from runtime_adapters import tensors
+from runtime_adapters import tensors, verdicts
 from runtime_adapters.base import (
     Answer,
     Array,
@@ -38,6 +41,12 @@ _INPUT_CHECKS: Final = frozenset(
         "sklearn.utils._indexing",
         "sklearn.utils.validation",
     }
+)
+# Who turns bytes into objects. What they raise among themselves, unlike what the code of a model
+# raises whom they call, is about the bytes.
+_READERS: Final = frozenset(
+    {"joblib", "pickle", "numpy", "codecs", "encodings"}
+    | {"bz2", "compression", "_compression", "gzip", "lzma", "zipfile", "zlib"}
 )
 # These look at other rows, or draw random numbers, so joined requests would answer differently.
 _ROWS_DEPEND: Final = frozenset(
@@ -72,7 +81,7 @@ class SklearnRuntime(Runtime):
         path = source.only_file(".joblib", ".pkl", ".pickle")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            estimator = joblib.load(path)
+            estimator = _read(path)
         if not callable(getattr(estimator, "predict", None)):
             raise BadModel(f"{path.name} holds a {type(estimator).__name__}, which cannot predict")
         probabilities = self.options.get("predict_proba", "").lower() == "true"
@@ -129,6 +138,43 @@ class SklearnModel(Model):
         if self._has_names and columns.keys() == set(self._estimator.feature_names_in_):
             columns = {name: columns[name] for name in self._estimator.feature_names_in_}
         return pandas.DataFrame(columns)
+
+
+def _read(path: Path) -> Any:
+    """What the file holds. Damage is said in words; what the model's own code raises passes."""
+    try:
+        return joblib.load(path)
+    except Exception as error:
+        text = verdicts.text_of(error)
+        if isinstance(error, ImportError | AttributeError) and _raised_in(error) == "find_class":
+            raise BadModel(
+                f"model file {path.name} needs what is not installed here ({text});"
+                f" here is scikit-learn {sklearn.__version__}"
+            ) from error
+        if not _is_damage(error):
+            raise
+        raise BadModel(
+            f"model file {path.name} is not a readable joblib or pickle file ({text})"
+        ) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether the readers themselves could make no sense of the file's bytes."""
+    if isinstance(error, MemoryError):
+        return False  # of a file that is too large; in a damaged one too it may be the truth
+    if isinstance(error, OSError) and error.errno is not None:
+        return False  # the file could not be had
+    modules = (str(frame.f_globals.get("__name__")) for frame in _frames(error)[1:])  # after ours
+    return all(module.partition(".")[0] in _READERS for module in modules)
+
+
+def _raised_in(error: Exception) -> str:
+    return _frames(error)[-1].f_code.co_name
+
+
+def _frames(error: Exception) -> list[FrameType]:
+    """What ran when it was raised, the outermost first."""
+    return [frame for frame, _ in walk_tb(error.__traceback__)]
 
 
 def _table(array: Array) -> Array | list[str]:

@@ -1,7 +1,10 @@
 """scikit-learn models answer as scikit-learn itself does; what it refuses is told to the caller."""
 
+import gzip
+import io
 import json
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import numpy as np
 import pandas
 import pytest
 import sklearn
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn import datasets, svm
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
@@ -22,7 +27,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-from modelmesh.errors import Code, Failure, Reason
+from modelmesh.errors import Code, Failure, Fault, Reason
 from modelmesh.pb import inference_pb2
 from modelmesh.wire import kinds
 from runtime_adapters.sklearn import SklearnRuntime, rows_independent
@@ -84,6 +89,78 @@ def serve(tmp_path: Path) -> Any:
         return Served(path, options)
 
     return saved
+
+
+# --- files that are no models
+
+
+def written(path: Path, content: bytes) -> Failure:
+    path.write_bytes(content)
+    failure = Served(path).loaded.failure
+    assert failure is not None
+    assert (failure.code, failure.fault) == (Code.FAILED_PRECONDITION, Fault.MODEL)
+    assert failure.reason == Reason.LOAD_FAILED
+    return failure
+
+
+COMPRESSED = io.BytesIO()
+joblib.dump(iris(), COMPRESSED, compress=("zlib", 3))
+UNREADABLE = {
+    "empty": (b"", "EOFError : "),
+    "a pointer to large storage": (b"version https://git-lfs.github.com/spec/v1", "KeyError : 118"),
+    "a page": (b"<html>not found</html>", "KeyError : 60"),
+    "an archive": (b"PK\x03\x04" + bytes(20), "UnpicklingError : "),
+    "compressed text": (gzip.compress(b"hello"), "UnpicklingError : "),
+    "broken compression": (COMPRESSED.getvalue()[:100] + bytes(100), "error : Error -3"),
+    "cut off": (pickle.dumps(iris())[:500], "Error : "),
+    "cut off in the compression": (COMPRESSED.getvalue()[:100], "EOFError : "),
+    "broken gzip": (b"\x1f\x8b" + bytes(20), "error : Error -3"),
+    "a number that is called": (b"K\x01N\x85R.", "TypeError : "),
+    "a number as a list": (b"K\x01K\x02a.", "AttributeError : "),
+    "a broken number": (b"F1.x\n.", "ValueError : could not convert"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_file_that_no_reader_understands_is_said_to_be_none(tmp_path: Path, case: str) -> None:
+    content, detail = UNREADABLE[case]
+    message = written(tmp_path / "m.joblib", content).message
+    assert message.startswith("model file m.joblib is not a readable joblib or pickle file (")
+    assert detail in message
+
+
+WHOLE = pickle.dumps(iris())
+
+
+@given(st.integers(0, len(WHOLE) - 1))
+def test_a_file_that_was_cut_off_anywhere_is_said_to_be_none(length: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        message = written(Path(folder, "m.pkl"), WHOLE[:length]).message
+    assert message.startswith("model file m.pkl is not a readable joblib or pickle file (")
+
+
+@pytest.mark.parametrize("content", [b"cno_such_library\nModel\n.", b"csklearn.svm\nGone\n."])
+def test_a_model_of_a_library_that_is_not_here_says_what_it_needs(
+    tmp_path: Path, content: bytes
+) -> None:
+    message = written(tmp_path / "m.pkl", content).message
+    assert message.startswith("model file m.pkl needs what is not installed here (")
+    assert "no_such_library" in message or "Gone" in message
+    assert message.endswith(f"); here is scikit-learn {sklearn.__version__}")
+
+
+class Grumbler:
+    """Raises what a reader would, from code of its own."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise KeyError("of the model's own making")
+
+
+def test_what_the_code_of_a_model_raises_is_told_as_it_is(tmp_path: Path) -> None:
+    grumbler = Grumbler()
+    grumbler.x = 1  # type: ignore[attr-defined]
+    message = written(tmp_path / "m.pkl", pickle.dumps(grumbler)).message
+    assert message == 'KeyError : "of the model\'s own making"'
 
 
 # --- golden answers

@@ -72,7 +72,9 @@ def test_load_tries_a_repaired_file_at_once(served: Served, tmp_path: Path) -> N
     for _ in range(3):
         failed = served.run("models", "load", "broken")
         assert (failed.status, failed.out) == (1, "")
-        assert failed.err.startswith("modelmesh: model's fault: ")
+        assert failed.err.startswith(
+            "modelmesh: model's fault: model file model.joblib is not a readable joblib or pickle"
+        )
         assert failed.err.endswith("(FAILED_PRECONDITION LOAD_FAILED; a retry will not help)\n")
         assert failed.err.count("\n") == 1
     for _ in range(3):

@@ -94,10 +94,10 @@ def _never_there(place: Path) -> Path:
 
 
 WRONG_FILES: Final[list[tuple[Callable[[Path], Path], str]]] = [
-    (_corrupt, "Error : "),
-    (_cut_off, "Error : "),
-    (_empty, "EOFError"),
-    (_no_pickle, "Error : "),
+    (_corrupt, "m.pkl is not a readable joblib or pickle file ("),
+    (_cut_off, "m.pkl is not a readable joblib or pickle file ("),
+    (_empty, "m.joblib is not a readable joblib or pickle file (EOFError"),
+    (_no_pickle, "m.joblib is not a readable joblib or pickle file ("),
     (_no_estimator, "m.pkl holds a list, which cannot predict"),
     (_two_models, "More than one model file"),
     (_empty_folder, "Missing Model File: no .joblib"),
