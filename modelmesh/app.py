@@ -42,9 +42,10 @@ from modelmesh.runtime.door import Runtime
 from modelmesh.serving import static
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.gauges import read_gauges
-from modelmesh.serving.instance import Instance, Parts
+from modelmesh.serving.instance import Instance
 from modelmesh.serving.loading import Loader, LoadLimits
 from modelmesh.serving.management import Management
+from modelmesh.serving.parts import Parts
 from modelmesh.settings import Settings
 from modelmesh.storage.local import LocalStorage
 from modelmesh.storage.storages import Storages

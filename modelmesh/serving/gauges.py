@@ -4,7 +4,7 @@ from math import inf
 
 from modelmesh.cache.decisions import State
 from modelmesh.observe.metrics import Gauges
-from modelmesh.serving.instance import Parts
+from modelmesh.serving.parts import Parts
 
 
 def read_gauges(parts: Parts, wall_s: float) -> Gauges:

@@ -6,19 +6,15 @@ runtime's queue. No task, no future, no copy of the body. What is cold waits in 
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import structlog
 
-from modelmesh.cache.copies import Copies
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
-from modelmesh.observe.metrics import Metrics
 from modelmesh.policy.routing import Reject, ServeHere, route
-from modelmesh.registry.models import ModelChange, Models
-from modelmesh.runtime.door import Part, Runtime
-from modelmesh.serving.failures import LoadFailures
+from modelmesh.registry.models import ModelChange
+from modelmesh.runtime.door import Part
 from modelmesh.serving.flight import Waiter
-from modelmesh.serving.loading import Loader
+from modelmesh.serving.parts import Parts
 from modelmesh.serving.served import Served
 from modelmesh.serving.status import Readiness
 from modelmesh.wire import kinds
@@ -44,19 +40,6 @@ _LEFT = Failure(Code.CANCELLED, "the caller left")
 _BROKEN = Failure(Code.INTERNAL, "internal error", Fault.PEER, executed=True)
 _EXPLAIN = kinds.V1_EXPLAIN
 _PREDICTS = frozenset({kinds.MODEL_INFER, kinds.V1_PREDICT, kinds.V2_INFER})
-
-
-@dataclass(slots=True)
-class Parts:
-    """What an instance is made of."""
-
-    models: Models
-    copies: Copies
-    runtime: Runtime
-    failures: LoadFailures
-    loader: Loader
-    metrics: Metrics
-    clock: Callable[[], float]
 
 
 class Instance:

@@ -17,7 +17,7 @@ from modelmesh.errors import Code, Failure, MeshError, not_found
 from modelmesh.registry.models import Registration
 from modelmesh.runtime.door import LoadRequest
 from modelmesh.serving.flight import Waiter
-from modelmesh.serving.instance import Parts
+from modelmesh.serving.parts import Parts
 from modelmesh.serving.status import CopyStatus, Explained, ModelStatus, ModelView, State
 from modelmesh.storage.door import Storage
 

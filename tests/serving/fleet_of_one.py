@@ -9,9 +9,10 @@ from modelmesh.observe.metrics import Metrics
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.models import Models
 from modelmesh.serving.failures import LoadFailures
-from modelmesh.serving.instance import Instance, Parts
+from modelmesh.serving.instance import Instance
 from modelmesh.serving.loading import Loader, LoadLimits
 from modelmesh.serving.management import Management
+from modelmesh.serving.parts import Parts
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
 from modelmesh.wire.transport import NO_DEADLINE, Call
