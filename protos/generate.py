@@ -1,4 +1,8 @@
-"""Compile protos/*.proto into modelmesh/pb/ (committed; `--check` fails when they drift)."""
+"""Compile protos/**/*.proto into modelmesh/pb/ (committed; `--check` fails when they drift).
+
+A file's place under protos/ is its place under modelmesh/pb/, and its name in the descriptor pool:
+no other package's `rpc.proto` can be taken for ours.
+"""
 
 import filecmp
 import sys
@@ -14,7 +18,7 @@ TARGET = ROOT / "modelmesh" / "pb"
 
 def compile_into(out: Path) -> None:
     """Write <name>_pb2.py, .pyi and _pb2_grpc.py for every proto, importable as modelmesh.pb."""
-    names = sorted(p.name for p in PROTOS.glob("*.proto"))
+    names = sorted(str(file.relative_to(PROTOS)) for file in PROTOS.rglob("*.proto"))
     arguments = ["protoc", f"-Imodelmesh/pb={PROTOS}"]
     arguments += [f"--{kind}_out={out}" for kind in ("python", "pyi", "grpc_python")]
     if protoc.main(arguments + [f"modelmesh/pb/{name}" for name in names]) != 0:
@@ -24,14 +28,16 @@ def compile_into(out: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         compile_into(Path(scratch))
-        fresh = sorted((Path(scratch) / "modelmesh" / "pb").iterdir())
-        stale = [f.name for f in fresh if not _same(f, TARGET / f.name)]
+        top = Path(scratch) / "modelmesh" / "pb"
+        fresh = sorted(file.relative_to(top) for file in top.rglob("*") if file.is_file())
+        stale = [str(file) for file in fresh if not _same(top / file, TARGET / file)]
         if "--check" in sys.argv:
             if stale:
                 raise SystemExit(f"modelmesh/pb is stale, run `make protos`: {', '.join(stale)}")
             return
         for file in fresh:
-            (TARGET / file.name).write_bytes(file.read_bytes())
+            (TARGET / file).parent.mkdir(exist_ok=True)
+            (TARGET / file).write_bytes((top / file).read_bytes())
 
 
 def _same(fresh: Path, committed: Path) -> bool:

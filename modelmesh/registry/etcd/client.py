@@ -1,0 +1,181 @@
+"""One call to etcd, asked until it is answered or its time is up.
+
+* Each try is short; a member that does not answer is left for the next one.
+* What only reads is asked again after any failure of the way; what changes something only where
+  it was certainly not done (`meanings`). Otherwise its outcome is unknown, and the caller is told:
+  `executed` in its failure. There is no re-reading here: equal bytes under a key do not prove
+  that it was we who wrote them, and a proposal that is not there yet may still come.
+* While the store does not answer nobody is kept: one try at each endpoint, and no pauses.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+
+from modelmesh.errors import Code, MeshError
+from modelmesh.pb.etcd import rpc_pb2
+from modelmesh.registry.etcd.availability import Availability
+from modelmesh.registry.etcd.config import EtcdConfig
+from modelmesh.registry.etcd.links import KEEP_ALIVE, RANGE, Links
+from modelmesh.registry.etcd.meanings import Meaning, failure_of, may_ask_again, meaning_of
+from modelmesh.registry.etcd.tokens import Headers, Tokens
+from modelmesh.registry.local import unavailable
+
+# A try: longer than an election (1 s), shorter than etcd's own 7 s for a proposal that was lost.
+TRY_S: Final = 1.5
+# A page may have 256 MiB: silence on the way to it is no sign of anything.
+LONG_TRY_S: Final = 10.0
+# All tries of one call with the pauses between them, which double.
+CALL_S: Final = 3.5
+PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 0.4
+# A token that is refused as often will not be better the next time.
+TOKENS: Final = 3
+
+_ON_THE_WAY: Final = frozenset({Meaning.ELSEWHERE, Meaning.UNKNOWN})
+
+Work = Callable[[int, Headers], Awaitable[Any]]  # one try, at that endpoint
+
+
+class Refused(Exception):
+    """A try that failed, and what that means."""
+
+    def __init__(self, meaning: Meaning, details: str) -> None:
+        super().__init__(details)
+        self.meaning = meaning
+        self.details = details
+
+
+class EtcdClient:
+    """Made on a running loop."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self.links = Links(config)
+        self.tokens = Tokens(self.links, config.user, config.password)
+        self.availability = Availability(self._probe)
+        self.closed = False
+        self._root = config.root.encode()
+        self._loop = asyncio.get_running_loop()
+
+    async def call(self, path: str, request: Any, *, repeatable: bool, try_s: float = TRY_S) -> Any:
+        """etcd's answer; MeshError if there is none that helps."""
+
+        async def work(endpoint: int, headers: Headers) -> Any:
+            method = self.links.method(endpoint, path)
+            return await method(request, timeout=try_s, metadata=headers)
+
+        return await self._ask(work, repeatable, heard=try_s <= TRY_S)
+
+    async def keep_alive(self, lease: int) -> bool:
+        """Start the lease's time to live anew; False if there is no such lease."""
+
+        async def work(endpoint: int, headers: Headers) -> Any:
+            stream = self.links.method(endpoint, KEEP_ALIVE)(timeout=TRY_S, metadata=headers)
+            try:
+                await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
+                return await stream.read()
+            finally:
+                stream.cancel()
+
+        answer = await self._ask(work, repeatable=True, heard=True)
+        return answer is not grpc.aio.EOF and answer.TTL > 0
+
+    async def close(self) -> None:
+        """Calls that still run end with UNAVAILABLE."""
+        self.closed = True
+        await self.availability.close()
+        await self.links.close()
+
+    async def headers(self, endpoint: int) -> Headers:
+        """What goes with a call to it; raises Refused, the call itself being certainly not done."""
+        try:
+            return await self.tokens.headers(endpoint)
+        except grpc.aio.AioRpcError as error:
+            refused = refusal(error)
+            on_the_way = refused.meaning in _ON_THE_WAY
+            meaning = Meaning.ELSEWHERE if on_the_way else Meaning.WRONG
+            raise Refused(meaning, refused.details) from error
+
+    async def _ask(self, work: Work, repeatable: bool, heard: bool) -> Any:
+        ends_at = self._loop.time() + CALL_S
+        tries = 0
+        while True:
+            endpoint = self.links.current
+            try:
+                return await self._try(work, endpoint, heard)
+            except Refused as refused:
+                tries += 1
+                self._learn(refused.meaning, endpoint, tries)
+                if not self._goes_on(refused.meaning, repeatable, tries, ends_at):
+                    failure = failure_of(refused.meaning, refused.details, repeatable)
+                    raise MeshError(failure) from refused
+            if self.availability.answering and tries >= len(self.links):
+                await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (tries - len(self.links))))
+
+    async def _try(self, work: Work, endpoint: int, heard: bool) -> Any:
+        """One try; raises Refused."""
+        if self.closed:
+            raise unavailable("the registry is closed")
+        alarm = self.availability.asked() if heard else None
+        headers: Headers = ()
+        try:
+            headers = await self.headers(endpoint)
+            answer = await work(endpoint, headers)
+        except grpc.aio.AioRpcError as error:
+            refused = refusal(error)
+            if refused.meaning is Meaning.TOKEN and not self.tokens.refused(headers):
+                refused.meaning = Meaning.WRONG  # and there is nobody else that we could be
+            raise refused from error
+        except asyncio.CancelledError:
+            self._unless_closed()
+            raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        self.availability.answered()
+        return answer
+
+    def _learn(self, meaning: Meaning, endpoint: int, tries: int) -> None:
+        if meaning not in _ON_THE_WAY:
+            self.availability.answered()
+            return
+        self.links.leave(endpoint)
+        if tries >= len(self.links):
+            self.availability.silent()
+
+    def _goes_on(self, meaning: Meaning, repeatable: bool, tries: int, ends_at: float) -> bool:
+        if not may_ask_again(meaning, repeatable) or self._loop.time() >= ends_at:
+            return False
+        if meaning is Meaning.TOKEN:
+            return tries < TOKENS
+        return self.availability.answering or tries < len(self.links)
+
+    def _unless_closed(self) -> None:
+        """gRPC cancels the calls of a channel that is closed; that is no cancelled task."""
+        task = asyncio.current_task()
+        if self.closed and task is not None and not task.cancelling():
+            raise unavailable("the registry is closed") from None
+
+    async def _probe(self) -> None:
+        """Ask for next to nothing, through a quorum."""
+        request = rpc_pb2.RangeRequest(key=self._root, count_only=True)
+
+        async def work(endpoint: int, headers: Headers) -> Any:
+            return await self.links.method(endpoint, RANGE)(
+                request, timeout=TRY_S, metadata=headers
+            )
+
+        endpoint = self.links.current
+        try:
+            await self._try(work, endpoint, heard=False)
+        except Refused as refused:
+            self._learn(refused.meaning, endpoint, 0)
+
+
+def refusal(error: Any) -> Refused:
+    """What a status says, in our words."""
+    details = error.details() or ""
+    code = Code(error.code().value[0])
+    return Refused(meaning_of(code, details), details or code.name)

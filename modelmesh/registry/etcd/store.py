@@ -1,0 +1,212 @@
+"""The registry's door over etcd. Keys of the door lie below the configuration's root.
+
+A commit is one transaction: its compares, its changes, and, for where they do not hold, reads of
+the compared keys. Reads go through a quorum. Keys that are not text are not ours, and left out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from modelmesh.errors import Code, MeshError, invalid
+from modelmesh.pb.etcd import kv_pb2, rpc_pb2
+from modelmesh.registry.etcd.availability import Availability
+from modelmesh.registry.etcd.client import LONG_TRY_S, EtcdClient
+from modelmesh.registry.etcd.config import EtcdConfig
+from modelmesh.registry.etcd.links import GRANT, RANGE, REVOKE, TXN
+from modelmesh.registry.etcd.watch import SILENCE_S, EtcdWatch
+from modelmesh.registry.keyspace import validate
+from modelmesh.registry.store import (
+    Change,
+    Committed,
+    Compacted,
+    Compare,
+    Entry,
+    Event,
+    Page,
+    Put,
+)
+
+log = structlog.get_logger("registry")
+
+_DELETED: Final = kv_pb2.Event.DELETE
+_EQUAL: Final = rpc_pb2.Compare.EQUAL
+_MOD: Final = rpc_pb2.Compare.MOD
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which store this is, and how far it has come. A revision that went back, or another cluster,
+    is a restore."""
+
+    cluster_id: int
+    revision: int
+
+
+class EtcdStore:
+    """Made by `open`."""
+
+    def __init__(self, config: EtcdConfig, *, silence_s: float = SILENCE_S) -> None:
+        self._client = EtcdClient(config)
+        self._root = config.root.encode()
+        self._silence_s = silence_s
+
+    @classmethod
+    async def open(cls, config: EtcdConfig) -> Self:
+        """Does not ask etcd anything: a daemon may start while it is away (see `identity`)."""
+        return cls(config)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def availability(self) -> Availability:
+        """Whether etcd answers, without asking it."""
+        return self._client.availability
+
+    async def identity(self) -> Identity:
+        """Which store this is, and its revision, through a quorum."""
+        request = rpc_pb2.RangeRequest(key=self._root, count_only=True)
+        header = (await self._client.call(RANGE, request, repeatable=True)).header
+        return Identity(header.cluster_id, header.revision)
+
+    async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
+        validate(compares, changes)
+        request = rpc_pb2.TxnRequest(
+            compare=[self._comparison(compare) for compare in compares],
+            success=[self._operation(change) for change in changes],
+            failure=[self._reading(compare.key) for compare in compares],
+        )
+        answer = await self._client.call(TXN, request, repeatable=not changes)
+        if answer.succeeded:
+            return Committed(True, answer.header.revision)
+        current = tuple(
+            (compare.key, _entry_of(found.response_range))
+            for compare, found in zip(compares, answer.responses, strict=True)
+        )
+        return Committed(False, answer.header.revision, current)
+
+    async def get(self, key: str) -> Entry | None:
+        request = rpc_pb2.RangeRequest(key=self._key(key))
+        return _entry_of(await self._client.call(RANGE, request, repeatable=True))
+
+    async def page(
+        self, prefix: str, after: str = "", limit: int = 1000, revision: int = 0
+    ) -> Page:
+        """As of `revision`, if one is given: then all pages of a listing show the same moment.
+        Raises Compacted where that is gone."""
+        start = self._key(after) + b"\0" if after >= prefix and after else self._key(prefix)
+        end = prefix_end(self._key(prefix))
+        entries: list[tuple[str, Entry]] = []
+        while True:
+            answer = await self._range(start, end, limit - len(entries), revision)
+            revision = revision or answer.header.revision
+            entries += [
+                (key, _entry(kv)) for kv in answer.kvs if (key := self._name(kv.key)) is not None
+            ]
+            if not answer.more or len(entries) >= limit:
+                return Page(tuple(entries), revision, answer.more)
+            start = answer.kvs[-1].key + b"\0"  # foreign keys were left out
+
+    def watch(self, prefix: str, after_revision: int) -> EtcdWatch:
+        key = self._key(prefix)
+        return EtcdWatch(
+            self._client,
+            key,
+            prefix_end(key),
+            after_revision,
+            self._event,
+            silence_s=self._silence_s,
+        )
+
+    async def grant(self, ttl_s: float) -> int:
+        """etcd counts in whole seconds: a fraction is rounded up."""
+        if not ttl_s > 0:
+            raise invalid(f"a lease needs a time to live above 0 s, not {ttl_s}")
+        request = rpc_pb2.LeaseGrantRequest(TTL=math.ceil(ttl_s))
+        lease: int = (await self._client.call(GRANT, request, repeatable=True)).ID
+        return lease
+
+    async def keep_alive(self, lease: int) -> bool:
+        return await self._client.keep_alive(lease)
+
+    async def revoke(self, lease: int) -> None:
+        try:
+            await self._client.call(REVOKE, rpc_pb2.LeaseRevokeRequest(ID=lease), repeatable=True)
+        except MeshError as error:
+            if error.failure.code is not Code.NOT_FOUND:
+                raise
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _range(self, start: bytes, end: bytes, limit: int, revision: int) -> Any:
+        request = rpc_pb2.RangeRequest(key=start, range_end=end, limit=limit, revision=revision)
+        try:
+            return await self._client.call(RANGE, request, repeatable=True, try_s=LONG_TRY_S)
+        except MeshError as error:
+            if error.failure.code is Code.OUT_OF_RANGE:
+                raise Compacted from error
+            raise
+
+    def _key(self, key: str) -> bytes:
+        return self._root + key.encode()
+
+    def _name(self, key: bytes) -> str | None:
+        """The door's name for one of etcd's keys."""
+        try:
+            return key[len(self._root) :].decode()
+        except UnicodeDecodeError:
+            log.warning("a key of the registry is not text; left out", key=repr(key))
+            return None
+
+    def _event(self, event: Any) -> Event | None:
+        key = self._name(event.kv.key)
+        if key is None:
+            return None
+        deleted = event.type == _DELETED
+        return Event(key, None if deleted else _entry(event.kv), event.kv.mod_revision)
+
+    def _comparison(self, compare: Compare) -> Any:
+        return rpc_pb2.Compare(
+            key=self._key(compare.key),
+            target=_MOD,
+            result=_EQUAL,
+            mod_revision=compare.mod_revision,
+        )
+
+    def _operation(self, change: Change) -> Any:
+        key = self._key(change.key)
+        if isinstance(change, Put):
+            put = rpc_pb2.PutRequest(key=key, value=change.value, lease=change.lease)
+            return rpc_pb2.RequestOp(request_put=put)
+        return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key))
+
+    def _reading(self, key: str) -> Any:
+        return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=self._key(key)))
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key that sorts behind all keys with this prefix (etcd's b"\\0": there is none)."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b"\0"
+
+
+def _entry(kv: Any) -> Entry:
+    return Entry(kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+
+
+def _entry_of(answer: Any) -> Entry | None:
+    return _entry(answer.kvs[0]) if answer.kvs else None
