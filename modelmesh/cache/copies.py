@@ -5,12 +5,14 @@
 `admit` puts a model into the queue for room; its Load is emitted when its reservation fits, at
 once or from the event that makes room. The shell carries effects out in order and reports every
 end: `loaded` or `load_failed` for a Load, `unloaded` for an Unload (`lost` instead of either when
-the host is gone). Calls on a copy run between `acquire` and `release`. `next_due` tells when `due`
-has to be called though nothing happened.
+the host is gone), or `unload_failed`: the copy then stays on its way out and keeps its bytes, as
+good as gone from the capacity until `unloaded` or `lost` comes after all. Calls on a copy run
+between `acquire` and `release`. `next_due` tells when `due` has to be called though nothing
+happened.
 
 What always holds:
-* loading + loaded + unloading reservations + overhead <= capacity, except for a debt that was
-  only learnt (see ledger); a debt is paid before anything is admitted.
+* loading + loaded + unloading + stuck reservations + overhead <= capacity, except for a debt that
+  was only learnt (see ledger); a debt is paid before anything is admitted.
 * A copy in use is never unloaded: one that must go takes no more calls and is unloaded after the
   last. One in its minimum residency (ten times its own load time) goes for a debt only.
 * One Load at a time for a model; none while an earlier copy of it is on its way out.
@@ -216,6 +218,14 @@ class Copies:
         self._drop(self._expect(model_id, State.UNLOADING))
         return self._pump(now)
 
+    def unload_failed(self, model_id: str, now: float) -> Effects:
+        """Its unload was tried often enough: nobody is to wait for its bytes. Said once."""
+        self.ledger.stick(self._expect(model_id, State.UNLOADING))
+        refused: Effects = ()
+        if self._queue.remove(model_id):
+            refused = (Refuse(model_id, refusals.stuck()),)
+        return (*refused, *self._refuse_hopeless(), *self._pump(now))
+
     def lost(self, model_id: str, now: float) -> Effects:
         """Its host is gone, and its memory with it; no Load or Unload of it will end otherwise.
 
@@ -312,6 +322,8 @@ class Copies:
             if copy.state is State.LOADED:
                 return Decision(Verdict.SERVE, "it is loaded"), None
             return Decision(Verdict.LOAD, "its load is under way"), None
+        if copy is not None and copy.stuck:
+            return _refused(refusals.stuck()), None
         if wanted.size_bytes > self.ledger.usable_bytes:
             return _refused(refusals.cannot_fit(wanted.size_bytes, self.ledger)), None
         self._residents.settle()

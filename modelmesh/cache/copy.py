@@ -27,6 +27,7 @@ class Copy:
         "rank",
         "size_bytes",
         "state",
+        "stuck",
         "use_level",
         "young_until",
     )
@@ -45,6 +46,7 @@ class Copy:
         self.load_s = 0.0  # their median
         self.young_until = now  # not evicted before
         self.rank = NOT_FILED  # its place in the order
+        self.stuck = False  # its unload has failed for good: its bytes come back by luck only
         self.leaving: Why | None = None  # unload as soon as it is loaded, or no call uses it
 
 

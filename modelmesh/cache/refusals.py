@@ -24,6 +24,17 @@ def cannot_fit(size_bytes: int, ledger: Ledger) -> Failure:
     )
 
 
+def stuck() -> Failure:
+    """The runtime does not let go of it, so it cannot be loaded anew; elsewhere it can."""
+    return Failure(
+        Code.UNAVAILABLE,
+        "an earlier copy of the model cannot be unloaded from the runtime",
+        Fault.CAPACITY,
+        Reason.NO_SPACE,
+        retry_after_s=5.0,
+    )
+
+
 def churn(wait_s: float) -> Failure:
     """Room could only come from models that were loaded just now."""
     return Failure(

@@ -98,7 +98,16 @@ class Runtime(Protocol):
         """
 
     async def unload(self, model_id: str) -> None:
-        """Give the model's memory back; no failure if it is not loaded. Its calls have ended."""
+        """Give the model's memory back; no failure if it is not loaded. Its calls have ended.
+
+        A failure means that it may be in memory still; another attempt may be made.
+        """
+
+    async def expel(self, model_id: str) -> bool:
+        """Give its memory back by force, after attempts that failed: whether that was done.
+
+        Bounded. No other model's calls fail for it.
+        """
 
     def infer(self, model_id: str, call: Call) -> None:
         """Run one call (any kind) on a loaded model; the answer goes to `call.reply`.

@@ -165,6 +165,9 @@ class ExternalRuntime:
         self._held.pop(model_id, None)
         await client.unload(self._runtime, model_id, monotonic() + UNLOAD_S)
 
+    async def expel(self, model_id: str) -> bool:
+        return False  # the server is not ours to end
+
     def infer(self, model_id: str, call: Call) -> None:
         held = self._held.get(model_id)
         if held is None:

@@ -31,6 +31,7 @@ from modelmesh.runtime import blame, client, memory, trials
 from modelmesh.runtime.aftermath import Aftermath
 from modelmesh.runtime.blame import Doom, End
 from modelmesh.runtime.conduct import Conduct
+from modelmesh.runtime.departures import END_S, Departures
 from modelmesh.runtime.door import (
     LoadedModel,
     LoadRequest,
@@ -53,7 +54,6 @@ log = structlog.get_logger("runtime")
 
 MIB: Final = 1 << 20
 MOST_PLACES: Final = 5  # hosts that may die under a load that never began, before it gives up
-END_S: Final = 1.0  # until an idle host that was hung up on is ended by force
 LEAST_DATA_BYTES: Final = 64 * MIB  # what a host may allocate, however little there is for models
 
 
@@ -86,6 +86,7 @@ class HostedRuntime:
         )
         self._residents: dict[str, Resident] = {}
         self._loading: dict[str, LoadRequest] = {}
+        self._parting: dict[str, Host] = {}  # from where unloads are under way, or have failed
         self._conduct = Conduct(config.quarantine_crashes, config.load_failure_expiry_s)
         self._experience = Experience(self._limits)
         self._types = Types((), frozenset())
@@ -107,6 +108,8 @@ class HostedRuntime:
         )
         patience = Patience(config.set_aside_s, config.load_timeout_s, config.predict_timeout_s)
         self._watch = Watch(self._pool, self._aftermath, patience, self._room_for)
+        longest_s = config.load_timeout_s + config.predict_timeout_s
+        self._departures = Departures(self._renew, config.load_timeout_s, longest_s)
         self._weights = Weights(self._pool, self._residents, self._renew, config.weigh_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: RuntimeListener
@@ -163,11 +166,17 @@ class HostedRuntime:
 
     async def unload(self, model_id: str) -> None:
         resident = self._residents.pop(model_id, None)
-        if resident is None:
-            return
-        failed(resident.waiting, _not_held(model_id))
-        if resident.home is not None:
-            await self._let_go(resident.home, model_id)
+        if resident is not None:
+            failed(resident.waiting, _not_held(model_id))
+            if resident.home is not None:
+                self._parting[model_id] = resident.home
+        if model_id in self._parting:
+            await self._departures.leave(self._parting[model_id], model_id)
+            self._parting.pop(model_id, None)
+
+    async def expel(self, model_id: str) -> bool:
+        host = self._parting.pop(model_id, None)
+        return host is None or await self._departures.end_gently(host, model_id)
 
     def infer(self, model_id: str, call: Call) -> None:
         resident = self._residents.get(model_id)
@@ -314,23 +323,6 @@ class HostedRuntime:
         self._listener.took(Part.SIZING, model_id, monotonic() - started)
         return max(1, measured_bytes, alone_bytes)
 
-    async def _let_go(self, host: Host, model_id: str) -> None:
-        """The model leaves this host; a host that it had to itself ends with it."""
-        host.models.pop(model_id, None)
-        if host.dead or not host.usable:
-            return
-        if host.sole == model_id:
-            await host.end(END_S)
-            return
-        try:
-            await client.unload(
-                host.link, model_id, monotonic() + self._config.load_timeout_s, named(model_id)
-            )
-        except MeshError as error:
-            if not host.usable:
-                return
-            log.warning("unload failed", model=model_id, why=error.failure.message)
-
     # --- coming back
 
     def _bring_back(self, resident: Resident) -> None:
@@ -350,7 +342,7 @@ class HostedRuntime:
         finally:
             resident.moving = False
         if self._residents.get(request.model_id) is not resident:
-            await self._let_go(host, request.model_id)
+            await self._departures.clear(host, request.model_id)
             return
         self._move_in(resident, host, loaded)
 
@@ -431,7 +423,7 @@ class HostedRuntime:
             self._move_in(resident, host, loaded)
             self._move_out(old, model_id)
         elif loaded is not None:
-            await self._let_go(host, model_id)
+            await self._departures.clear(host, model_id)
         elif resident.waiting and resident.home is None:
             self._bring_back(resident)
 

@@ -86,6 +86,9 @@ class InlineRuntime:
         self._loaded.pop(model_id, None)
         await client.unload(self._caller, model_id)
 
+    async def expel(self, model_id: str) -> bool:
+        return False  # there is no process to end but this one
+
     def infer(self, model_id: str, call: Call) -> None:
         if model_id not in self._loaded:
             call.reply.finish(Failure(Code.NOT_FOUND, f"model {model_id} is not loaded here"))

@@ -13,13 +13,13 @@ so nothing loads with outdated facts.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 import structlog
 
 from modelmesh.cache.copies import Copies
-from modelmesh.cache.decisions import Effect, Load, Refuse, State, Unload, Why
+from modelmesh.cache.decisions import Effect, Load, Refuse, State
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.metrics import Metrics
@@ -29,6 +29,7 @@ from modelmesh.runtime.queue import LoadQueue, Priority
 from modelmesh.serving.claims import Alone, Claims
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.flight import Flight, Waiter
+from modelmesh.serving.unloading import Persistence, Unloads
 from modelmesh.storage.door import Storage
 
 log = structlog.get_logger("serving")
@@ -48,6 +49,7 @@ class LoadLimits:
     most_flights: int
     waiting_bytes: int
     space_wait_s: float
+    unloads: Persistence = field(default_factory=Persistence)
 
 
 class Loader:
@@ -74,11 +76,12 @@ class Loader:
         self._limits = limits
         self._clock = clock
         self._flights: dict[str, Flight] = {}
-        self._gone: dict[str, asyncio.Future[None]] = {}  # for those who wait for an unload
+        self._gone: dict[str, asyncio.Future[Failure | None]] = {}  # who wait for an unload
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._slots = LoadQueue(1, limits.most_flights)
+        self._unloads = Unloads(self, copies, runtime, storage, metrics, limits.unloads, clock)
 
     def open(self, load_concurrency: int) -> None:
         """So many loads may run at once; to be said before the first."""
@@ -313,7 +316,8 @@ class Loader:
             elif isinstance(effect, Refuse):
                 self._give_turn(effect.model_id, effect.failure)
             else:
-                spawn(self._unload(effect), f"unload {effect.model_id}")
+                self._claims.gone(effect.model_id)
+                spawn(self._unloads.run(effect), f"unload {effect.model_id}")
         self._set_timer()
 
     def _give_turn(self, model_id: str, failure: Failure | None) -> None:
@@ -326,26 +330,6 @@ class Loader:
             flight.turn.set_result(None)
         else:
             flight.turn.set_exception(MeshError(failure))
-
-    async def _unload(self, effect: Unload) -> None:
-        model_id, started = effect.model_id, self._clock()
-        copy = self._copies.get(model_id)
-        if copy is not None and effect.why is Why.EVICTED:
-            self._metrics.eviction_age_ms.observe((started - copy.last_used) * 1000)
-        self._claims.gone(model_id)
-        log.info("model unloads", model=model_id, why=effect.why.value)
-        try:
-            await self._runtime.unload(model_id)
-            await self._storage.release(model_id)
-        except Exception as error:  # its room must not stay taken, whatever broke
-            self._metrics.unload_attempt_failures.inc()
-            self._metrics.unload_failures.inc()
-            unforeseen = not isinstance(error, MeshError)
-            log.error("unload failed", model=model_id, failure=str(error), exc_info=unforeseen)
-        self._metrics.unload_ms.observe((self._clock() - started) * 1000)
-        if self._copies.state(model_id) is State.UNLOADING:
-            self.carry_out(self._copies.unloaded(model_id, self._clock()))
-        self._is_gone(model_id)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -362,18 +346,25 @@ class Loader:
     # --- going away
 
     async def unload(self, model_id: str) -> bool:
-        """Unload after the last call, and wait for it; False if the model was not loaded."""
+        """Unload after the last call, and wait for it; False if the model was not loaded.
+
+        `MeshError` where the runtime does not let go of it.
+        """
         if not self._copies.is_loaded(model_id):
             return False
         gone = self._gone.setdefault(model_id, asyncio.get_running_loop().create_future())
         self.carry_out(self._copies.unload(model_id, self._clock()))
         await asyncio.wait([gone])  # bounded by the timeouts of its last calls and of its unload
+        failure = gone.result()
+        if failure is not None:
+            raise MeshError(failure)
         return True
 
-    def _is_gone(self, model_id: str) -> None:
+    def unload_ended(self, model_id: str, failure: Failure | None) -> None:
+        """Tell whoever waits for it."""
         gone = self._gone.pop(model_id, None)
         if gone is not None and not gone.done():
-            gone.set_result(None)
+            gone.set_result(failure)
 
     def forget(self, model_id: str) -> None:
         """The model is no longer registered, or under this name there is another now."""
@@ -389,13 +380,14 @@ class Loader:
             self._claims.gone(model_id)
             self.carry_out(self._copies.lost(model_id, self._clock()))
             spawn(self._storage.release(model_id), f"release {model_id}")
-            self._is_gone(model_id)
+            self.unload_ended(model_id, None)
 
     async def close(self) -> None:
         """End every flight; whoever waits is told to try elsewhere."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        await self._unloads.close()
         await stop(*(flight.task for flight in list(self._flights.values())))
 
 

@@ -264,12 +264,13 @@ class Server(ExternalServer):
     def __init__(self, status: Any = None) -> None:
         self.gate = threading.Event()
         self.gate.set()
-        self.stubborn = False
+        self.refusals = 0
         super().__init__(status)
 
     def unloadModel(self, request: Any, context: Any) -> Any:
         self.gate.wait(20)
-        if self.stubborn:
+        if self.refusals:
+            self.refusals -= 1
             context.abort(grpc.StatusCode.INTERNAL, "not now")
         return super().unloadModel(request, context)
 
@@ -280,7 +281,7 @@ def external(status: Any = None, **settings: Any) -> Iterator[tuple[Server, Runn
     try:
         with running(runtime_port=server.port, **settings) as daemon:
             yield server, daemon
-            server.stubborn = False
+            server.refusals = 0
             server.gate.set()
     finally:
         server.stop()
@@ -334,12 +335,25 @@ def test_an_unload_that_fails() -> None:
     with external() as (server, daemon):
         daemon.dummies("m", size_bytes=1000)
         daemon.load("m")
-        server.stubborn = True
+        server.refusals = 1
         with watched(daemon) as seen:
             daemon.unload("m")
         assert seen.counts == UNLOADED
         assert seen.gauges["unloadmodel_attempt_failure"] == 1
+        assert seen.gauges.get("unloadmodel_failure", 0) == 0
+
+
+def test_a_model_that_is_never_unloaded() -> None:
+    with external() as (server, daemon):
+        daemon.dummies("m", size_bytes=1000)
+        daemon.load("m")
+        server.refusals = 1 << 30
+        with watched(daemon) as seen, pytest.raises(grpc.RpcError, match="not now"):
+            daemon.unload("m")
+        assert seen.counts == UNLOADED
+        assert seen.gauges["unloadmodel_attempt_failure"] == 4
         assert seen.gauges["unloadmodel_failure"] == 1
+        assert daemon.metrics()["modelmesh_instance_used_bytes"] >= 1000
 
 
 def test_a_debt() -> None:

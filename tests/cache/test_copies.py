@@ -71,6 +71,29 @@ def test_no_more_is_evicted_than_needed() -> None:
     assert copies.admit("d", 4, 5.0).effects == evicted("c")
 
 
+def test_nobody_waits_for_bytes_that_do_not_come_back() -> None:
+    copies = holding(10, a=5, b=5)
+    assert copies.admit("c", 5, 5.0).effects == evicted("a")
+    assert copies.unload_failed("a", 6.0) == evicted("b"), "others make room in its stead"
+    assert copies.ledger.free_bytes == 0, "what is stuck is never given out"
+    assert copies.unloaded("b", 7.0) == (Load("c", 5),)
+
+
+def test_a_model_that_is_stuck_is_refused_until_it_is_gone_after_all() -> None:
+    copies = holding(10, a=4)
+    copies.unload("a", 5.0)
+    assert copies.admit("a", 4, 5.0).verdict is Verdict.WAIT
+    copies.admit("large", 7, 5.0)
+    refused = copies.unload_failed("a", 6.0)
+    assert [each.model_id for each in refused if isinstance(each, Refuse)] == ["a", "large"]
+    failure = failure_of(copies, "a", 4, 7.0, 100.0)
+    assert (failure.code, failure.reason) == (Code.UNAVAILABLE, Reason.NO_SPACE)
+    assert failure_of(copies, "large", 7, 7.0, 100.0).reason is Reason.NO_SPACE
+    assert copies.admit("small", 6, 8.0).effects == (Load("small", 6),)
+    assert copies.unloaded("a", 9.0) == ()
+    assert copies.admit("a", 4, 10.0).effects == (Load("a", 4),)
+
+
 def test_unloads_under_way_count_as_room_to_come() -> None:
     copies = holding(10, a=5, b=5)
     copies.admit("c", 2, 5.0)

@@ -32,6 +32,7 @@ class Shell(RuleBasedStateMachine):
         self.now = 0.0
         self.loading: set[str] = set()
         self.unloading: set[str] = set()
+        self.stuck: set[str] = set()  # of those
         self.calls: list[Copy] = []
         self.admitted: set[str] = set()  # waiting, as far as we were told
 
@@ -120,11 +121,21 @@ class Shell(RuleBasedStateMachine):
     def an_unload_ends(self, data: st.DataObject) -> None:
         model_id = data.draw(st.sampled_from(sorted(self.unloading)))
         self.unloading.remove(model_id)
+        self.stuck.discard(model_id)  # after all
         self.carry_out(self.copies.unloaded(model_id, self.now))
+
+    @precondition(lambda self: self.unloading - self.stuck)
+    @rule(data=st.data())
+    def an_unload_fails_for_good(self, data: st.DataObject) -> None:
+        model_id = data.draw(st.sampled_from(sorted(self.unloading - self.stuck)))
+        self.stuck.add(model_id)
+        self.carry_out(self.copies.unload_failed(model_id, self.now))
+        assert model_id not in self.copies.waiting_ids()
 
     @rule(model_id=MODELS)
     def a_host_dies(self, model_id: str) -> None:
         self.loading.discard(model_id)
+        self.stuck.discard(model_id)
         self.unloading.discard(model_id)
         self.carry_out(self.copies.lost(model_id, self.now))
 
@@ -182,7 +193,9 @@ class Shell(RuleBasedStateMachine):
             count[copy.state] += 1
         assert held[State.LOADING] == ledger.loading_bytes
         assert held[State.LOADED] == ledger.loaded_bytes
-        assert held[State.UNLOADING] == ledger.unloading_bytes
+        assert held[State.UNLOADING] == ledger.unloading_bytes + ledger.stuck_bytes
+        stuck = [copy.size_bytes for copy in self.copies if copy.stuck]
+        assert (len(stuck), sum(stuck)) == (len(self.stuck), ledger.stuck_bytes)
         assert count == ledger.counts
         used = [copy for copy in self.copies if copy.state is State.LOADED and copy.in_use]
         assert ledger.in_use_bytes == sum(copy.size_bytes for copy in used)

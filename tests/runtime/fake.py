@@ -62,6 +62,10 @@ class FakeRuntime:
         self.unloads.append(model_id)
         self.held.pop(model_id, None)
 
+    async def expel(self, model_id: str) -> bool:
+        self.held.pop(model_id, None)
+        return True
+
     def infer(self, model_id: str, call: Call) -> None:
         self.calls.append((model_id, call))
         if model_id not in self.held:

@@ -123,6 +123,16 @@ async def test_an_unloaded_model_is_gone_and_may_be_unloaded_again(runtime: Runt
     assert (await _failure(ask(runtime, "model-a"))).failure.code is Code.NOT_FOUND
 
 
+async def test_what_is_not_loaded_needs_no_force(runtime: Runtime) -> None:
+    """Only a runtime that owns its processes has any; either way, nothing else is touched."""
+    await runtime.load(dummy("model-a"))
+    await runtime.load(dummy("model-b"))
+    await runtime.unload("model-a")
+    owns = isinstance(runtime, HostedRuntime | FakeRuntime)
+    assert await runtime.expel("model-a") is owns
+    assert b"model-b" in await ask(runtime, "model-b")
+
+
 async def test_a_model_may_be_loaded_again(runtime: Runtime) -> None:
     for _ in range(3):
         await runtime.load(dummy("model-a"))

@@ -29,7 +29,7 @@ from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.transport import Call
 from tests.runtime.external_server import ExternalServer
 from tests.runtime.interrupting import interrupted
-from tests.runtime.support import HOSTILE, Listener, ask, config, dummy
+from tests.runtime.support import HOSTILE, Listener, ask, begin, config, dummy
 from tests.runtime.waiting import is_dead, until
 
 SLOW_LOAD = '{"load_s": 30, "hold": true}'
@@ -349,6 +349,23 @@ async def test_json_of_any_depth_ends_the_call(kind: str, depth: int) -> None:
         runtime.infer("m", Call(kind, body, reply))
         with pytest.raises(MeshError):
             await asyncio.wait_for(reply.future, 5)
+
+
+async def test_a_host_that_does_not_let_go_of_a_model_is_replaced_and_nobody_notices() -> None:
+    async with _running(set_aside_s=60.0, load_timeout_s=1.5, predict_timeout_s=60.0) as runtime:
+        await runtime.load(dummy("m"))
+        await runtime.load(dummy("busy", '{"predict_s": 4, "hold": true}'))
+        home = _host_of(runtime, "m")
+        assert home is not None
+        reply = begin(runtime, "busy")
+        await until(lambda: bool(home.running().call_ids))
+        with pytest.raises(MeshError):  # it waits behind the call
+            await runtime.unload("m")
+        assert not reply.future.done()
+        assert await runtime.expel("m")
+        assert home.dead
+        assert await reply.future, "the call that was running has ended well"
+        assert runtime.pids()["busy"] != home.pid
 
 
 async def test_host_after_host_may_die_and_nothing_is_left_of_them() -> None:

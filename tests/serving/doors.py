@@ -21,6 +21,8 @@ class MemoryRuntime:
     failing: set[str] = field(default_factory=set)
     loads: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
+    expelled: list[str] = field(default_factory=list)
+    can_expel: bool = False
     held: set[str] = field(default_factory=set)
     running: list[Call] = field(default_factory=list)
     answer_at_once: bool = True
@@ -54,6 +56,12 @@ class MemoryRuntime:
         if self.unload_gate is not None:
             await self.unload_gate
         self.held.discard(model_id)
+
+    async def expel(self, model_id: str) -> bool:
+        self.expelled.append(model_id)
+        if self.can_expel:
+            self.held.discard(model_id)
+        return self.can_expel
 
     def infer(self, model_id: str, call: Call) -> None:
         assert model_id in self.held, "served by a model that is not loaded"

@@ -13,10 +13,13 @@ from modelmesh.serving.instance import Instance
 from modelmesh.serving.loading import Loader, LoadLimits
 from modelmesh.serving.management import Management
 from modelmesh.serving.parts import Parts
+from modelmesh.serving.unloading import Persistence
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
 from modelmesh.wire.transport import NO_DEADLINE, Call
 from tests.serving.doors import MemoryRuntime, MemoryStorage
+
+AT_ONCE = Persistence(attempts=3, first_s=0.0, later_s=0.0)
 
 
 class One:
@@ -30,6 +33,7 @@ class One:
         most_flights: int = 100,
         runtime: MemoryRuntime | None = None,
         storage: MemoryStorage | None = None,
+        unloads: Persistence = AT_ONCE,
     ) -> None:
         self.now = 0.0  # added to the loop's clock
         self.runtime = runtime or MemoryRuntime()
@@ -39,7 +43,7 @@ class One:
         models, copies = Models(self.store), Copies(capacity_bytes)
         self.copies = copies
         failures = LoadFailures(max_attempts=3, expiry_s=900)
-        limits = LoadLimits(most_flights, waiting_bytes, space_wait_s=5)
+        limits = LoadLimits(most_flights, waiting_bytes, space_wait_s=5, unloads=unloads)
         loader = Loader(
             copies, self.runtime, self.storage, failures, self.metrics, limits, self.clock
         )

@@ -31,18 +31,12 @@ class BrokenRuntime(MemoryRuntime):
     """Raises what no door should."""
 
     broken_load: Exception | None = None
-    broken_unload: Exception | None = None
     broken_infer: Exception | None = None
 
     async def load(self, request: LoadRequest) -> LoadedModel:
         if self.broken_load is not None:
             raise self.broken_load
         return await super().load(request)
-
-    async def unload(self, model_id: str) -> None:
-        if self.broken_unload is not None:
-            raise self.broken_unload
-        await super().unload(model_id)
 
     def infer(self, model_id: str, call: Call) -> None:
         if self.broken_infer is not None:
@@ -61,16 +55,6 @@ async def test_a_load_that_breaks_its_door_fails_its_waiters_and_frees_its_room(
     assert one.copies.ledger.reserved_bytes == 0
     runtime.broken_load = None
     assert await one.answer("m") == b"m", "the next request tries again"
-
-
-async def test_an_unload_that_breaks_its_door_frees_its_room() -> None:
-    runtime = BrokenRuntime()
-    runtime.broken_unload = OSError("broken")
-    one = One(runtime=runtime)
-    await one.register("m")
-    await one.answer("m")
-    assert await asyncio.wait_for(one.management.unload("m"), 5)
-    assert one.copies.ledger.reserved_bytes == 0
 
 
 async def test_a_call_that_breaks_the_runtime_is_answered_and_lets_its_model_go() -> None:
