@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ ANSWER_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.02
 VERSION_S: Final = 10.0
 STOP_S: Final = 10.0
+
+# Becomes etcd, which then dies with the thread that started it, however that ends.
+_BOUND: Final = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9);"
+    "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 _VERSION: Final = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
 
@@ -113,9 +120,13 @@ class EtcdProcess:
         unsafe_no_fsync: bool = False,
         flags: Sequence[str] = (),
     ) -> Self:
-        """Start it; it does not answer yet. `members`: the whole cluster, if there are more."""
+        """Start it; it does not answer yet. It lives no longer than the thread that calls.
+
+        `members`: the whole cluster, if there are more.
+        """
         place.folder.mkdir(parents=True, exist_ok=True)
-        command = [program.path, *_flags(place, members or (place,)), *flags]
+        command = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), program.path]
+        command += [*_flags(place, members or (place,)), *flags]
         if unsafe_no_fsync and program.can_skip_fsync:
             command.append("--unsafe-no-fsync")
         # etcd takes every flag from the environment too, and refuses to start if both are there

@@ -34,6 +34,9 @@ from modelmesh.registry.store import (
 # As in etcd, where a request may have 1.5 MiB: what fits here fits there.
 COMMIT_BYTES: Final = 1 << 20
 
+# Compares, and changes, of one commit: etcd's default (--max-txn-ops).
+COMMIT_OPERATIONS: Final = 128
+
 # Events kept for watchers that lag; together with their keys a few hundred KiB.
 HISTORY_EVENTS: Final = 4096
 
@@ -58,6 +61,8 @@ def validate(compares: Sequence[Compare], changes: Sequence[Change]) -> None:
     """Refuse (INVALID_ARGUMENT) what no store takes: etcd has the same limits."""
     if size_of(compares, changes) > COMMIT_BYTES:
         raise invalid(f"a registry change may have at most {COMMIT_BYTES} bytes")
+    if max(len(compares), len(changes)) > COMMIT_OPERATIONS:
+        raise invalid(f"a registry change may have at most {COMMIT_OPERATIONS} parts")
     if len({change.key for change in changes}) < len(changes):
         raise invalid("a registry change names a key twice")
     for keyed in (*compares, *changes):

@@ -1,41 +1,51 @@
 """The implementations of the Store door, as the contract suite sees them.
 
-A new one (etcd) is a subclass of `Door` and a name in `DOORS`: how to open a fresh store, how to
-open it again, and how time passes for its leases.
+A new one is a subclass of `Door` and a name in `DOORS`: how to open a fresh store, how to open it
+again, and how time passes for its leases. One without tables (etcd: tests/registry/etcd_door.py) is
+a name in `STORES` only.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.sqlite import SqliteStore
-from modelmesh.registry.store import Event
+from modelmesh.registry.store import Event, Store
 from modelmesh.registry.tables import TabledStore
 from tests.registry.virtual_loop import VirtualLoop
 
+S = TypeVar("S", bound=Store)
+HISTORY_EVENTS = 4096
 
-class Door(ABC):
+
+class AnyDoor(ABC, Generic[S]):
     """One implementation, in a folder of its own. `history_events`: how far watchers may lag."""
 
-    history_events = 4096
+    history_events = HISTORY_EVENTS
+    ttl_s = 10.0  # of the leases that tests take
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @abstractmethod
-    async def open(self) -> TabledStore:
+    async def open(self) -> S:
         """The store of this folder."""
 
+    @abstractmethod
     async def elapse(self, seconds: float) -> None:
         """Let that much time pass for leases."""
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        loop.advance(seconds)
 
-    def run(self, test: Callable[[TabledStore, "Door"], Coroutine[Any, Any, None]]) -> None:
+    @abstractmethod
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """A loop whose time is that of `elapse`."""
+
+    async def forget(self, store: Store) -> None:
+        """Let watchers that lag by more than `history_events` have lost them."""
+
+    def run(self, test: Callable[[S, Any], Coroutine[Any, Any, None]]) -> None:
         """Run one scenario over a fresh store, and close it."""
 
         async def scenario() -> None:
@@ -45,8 +55,20 @@ class Door(ABC):
             finally:
                 await store.close()
 
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with asyncio.Runner(loop_factory=self.loop) as runner:
             runner.run(scenario())
+
+
+class Door(AnyDoor[TabledStore]):
+    """A store of this process, with tables, on virtual time."""
+
+    async def elapse(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.advance(seconds)
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return VirtualLoop()
 
 
 class MemoryDoor(Door):
@@ -71,6 +93,19 @@ def scenario(test: Scenario) -> Callable[[Door], None]:
 
     def run(door: Door) -> None:
         door.run(test)
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run
+
+
+def over_every_store(
+    test: Callable[[Store, AnyDoor[Any]], Coroutine[Any, Any, None]],
+) -> Callable[[AnyDoor[Any]], None]:
+    """The same over the stores without tables too."""
+
+    def run(any_door: AnyDoor[Any]) -> None:
+        any_door.run(test)
 
     run.__name__ = test.__name__
     run.__doc__ = test.__doc__

@@ -5,7 +5,7 @@
   it was certainly not done (`meanings`). Otherwise its outcome is unknown, and the caller is told:
   `executed` in its failure. There is no re-reading here: equal bytes under a key do not prove
   that it was we who wrote them, and a proposal that is not there yet may still come.
-* While the store does not answer nobody is kept: one try at each endpoint, and no pauses.
+* A caller with less patience may leave: the member that kept it waiting is left as well.
 """
 
 import asyncio
@@ -16,17 +16,18 @@ import grpc
 
 from modelmesh.errors import Code, MeshError
 from modelmesh.pb.etcd import rpc_pb2
-from modelmesh.registry.etcd.availability import Availability
 from modelmesh.registry.etcd.config import EtcdConfig
-from modelmesh.registry.etcd.links import KEEP_ALIVE, RANGE, Links
+from modelmesh.registry.etcd.links import KEEP_ALIVE, Links
 from modelmesh.registry.etcd.meanings import Meaning, failure_of, may_ask_again, meaning_of
 from modelmesh.registry.etcd.tokens import Headers, Tokens
 from modelmesh.registry.local import unavailable
 
 # A try: longer than an election (1 s), shorter than etcd's own 7 s for a proposal that was lost.
 TRY_S: Final = 1.5
-# A page may have 256 MiB: silence on the way to it is no sign of anything.
+# A page may have 256 MiB.
 LONG_TRY_S: Final = 10.0
+# Whoever is left by a caller after this long has not answered.
+SLOW_S: Final = 0.5
 # All tries of one call with the pauses between them, which double.
 CALL_S: Final = 3.5
 PAUSE_S: Final = 0.05
@@ -54,10 +55,9 @@ class EtcdClient:
     def __init__(self, config: EtcdConfig) -> None:
         self.links = Links(config)
         self.tokens = Tokens(self.links, config.user, config.password)
-        self.availability = Availability(self._probe)
         self.closed = False
-        self._root = config.root.encode()
         self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def call(self, path: str, request: Any, *, repeatable: bool, try_s: float = TRY_S) -> Any:
         """etcd's answer; MeshError if there is none that helps."""
@@ -66,7 +66,7 @@ class EtcdClient:
             method = self.links.method(endpoint, path)
             return await method(request, timeout=try_s, metadata=headers)
 
-        return await self._ask(work, repeatable, heard=try_s <= TRY_S)
+        return await self._ask(work, repeatable)
 
     async def keep_alive(self, lease: int) -> bool:
         """Start the lease's time to live anew; False if there is no such lease."""
@@ -79,13 +79,15 @@ class EtcdClient:
             finally:
                 stream.cancel()
 
-        answer = await self._ask(work, repeatable=True, heard=True)
+        answer = await self._ask(work, repeatable=True)
         return answer is not grpc.aio.EOF and answer.TTL > 0
 
     async def close(self) -> None:
         """Calls that still run end with UNAVAILABLE."""
+        if self.closed:
+            return
         self.closed = True
-        await self.availability.close()
+        self.ended.set_result(None)
         await self.links.close()
 
     async def headers(self, endpoint: int) -> Headers:
@@ -98,31 +100,33 @@ class EtcdClient:
             meaning = Meaning.ELSEWHERE if on_the_way else Meaning.WRONG
             raise Refused(meaning, refused.details) from error
 
-    async def _ask(self, work: Work, repeatable: bool, heard: bool) -> Any:
+    async def _ask(self, work: Work, repeatable: bool) -> Any:
         ends_at = self._loop.time() + CALL_S
         tries = 0
         while True:
             endpoint = self.links.current
             try:
-                return await self._try(work, endpoint, heard)
+                return await self._try(work, endpoint)
             except Refused as refused:
                 tries += 1
-                self._learn(refused.meaning, endpoint, tries)
+                if refused.meaning in _ON_THE_WAY:
+                    self.links.leave(endpoint)
                 if not self._goes_on(refused.meaning, repeatable, tries, ends_at):
                     failure = failure_of(refused.meaning, refused.details, repeatable)
                     raise MeshError(failure) from refused
-            if self.availability.answering and tries >= len(self.links):
-                await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (tries - len(self.links))))
+            rounds = tries - len(self.links)
+            if rounds >= 0:
+                await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**rounds))
 
-    async def _try(self, work: Work, endpoint: int, heard: bool) -> Any:
+    async def _try(self, work: Work, endpoint: int) -> Any:
         """One try; raises Refused."""
         if self.closed:
             raise unavailable("the registry is closed")
-        alarm = self.availability.asked() if heard else None
         headers: Headers = ()
+        began_at = self._loop.time()
         try:
             headers = await self.headers(endpoint)
-            answer = await work(endpoint, headers)
+            return await work(endpoint, headers)
         except grpc.aio.AioRpcError as error:
             refused = refusal(error)
             if refused.meaning is Meaning.TOKEN and not self.tokens.refused(headers):
@@ -130,48 +134,20 @@ class EtcdClient:
             raise refused from error
         except asyncio.CancelledError:
             self._unless_closed()
+            if self._loop.time() - began_at >= SLOW_S:
+                self.links.leave(endpoint)
             raise
-        finally:
-            if alarm is not None:
-                alarm.cancel()
-        self.availability.answered()
-        return answer
-
-    def _learn(self, meaning: Meaning, endpoint: int, tries: int) -> None:
-        if meaning not in _ON_THE_WAY:
-            self.availability.answered()
-            return
-        self.links.leave(endpoint)
-        if tries >= len(self.links):
-            self.availability.silent()
 
     def _goes_on(self, meaning: Meaning, repeatable: bool, tries: int, ends_at: float) -> bool:
         if not may_ask_again(meaning, repeatable) or self._loop.time() >= ends_at:
             return False
-        if meaning is Meaning.TOKEN:
-            return tries < TOKENS
-        return self.availability.answering or tries < len(self.links)
+        return meaning is not Meaning.TOKEN or tries < TOKENS
 
     def _unless_closed(self) -> None:
         """gRPC cancels the calls of a channel that is closed; that is no cancelled task."""
         task = asyncio.current_task()
         if self.closed and task is not None and not task.cancelling():
             raise unavailable("the registry is closed") from None
-
-    async def _probe(self) -> None:
-        """Ask for next to nothing, through a quorum."""
-        request = rpc_pb2.RangeRequest(key=self._root, count_only=True)
-
-        async def work(endpoint: int, headers: Headers) -> Any:
-            return await self.links.method(endpoint, RANGE)(
-                request, timeout=TRY_S, metadata=headers
-            )
-
-        endpoint = self.links.current
-        try:
-            await self._try(work, endpoint, heard=False)
-        except Refused as refused:
-            self._learn(refused.meaning, endpoint, 0)
 
 
 def refusal(error: Any) -> Refused:

@@ -6,7 +6,6 @@ the compared keys. Reads go through a quorum. Keys that are not text are not our
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,7 +13,6 @@ import structlog
 
 from modelmesh.errors import Code, MeshError, invalid
 from modelmesh.pb.etcd import kv_pb2, rpc_pb2
-from modelmesh.registry.etcd.availability import Availability
 from modelmesh.registry.etcd.client import LONG_TRY_S, EtcdClient
 from modelmesh.registry.etcd.config import EtcdConfig
 from modelmesh.registry.etcd.links import GRANT, RANGE, REVOKE, TXN
@@ -38,15 +36,6 @@ _EQUAL: Final = rpc_pb2.Compare.EQUAL
 _MOD: Final = rpc_pb2.Compare.MOD
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which store this is, and how far it has come. A revision that went back, or another cluster,
-    is a restore."""
-
-    cluster_id: int
-    revision: int
-
-
 class EtcdStore:
     """Made by `open`."""
 
@@ -57,7 +46,7 @@ class EtcdStore:
 
     @classmethod
     async def open(cls, config: EtcdConfig) -> Self:
-        """Does not ask etcd anything: a daemon may start while it is away (see `identity`)."""
+        """Does not ask etcd anything: a daemon may start while it is away."""
         return cls(config)
 
     async def __aenter__(self) -> Self:
@@ -71,16 +60,11 @@ class EtcdStore:
     ) -> None:
         await self.close()
 
-    @property
-    def availability(self) -> Availability:
-        """Whether etcd answers, without asking it."""
-        return self._client.availability
-
-    async def identity(self) -> Identity:
-        """Which store this is, and its revision, through a quorum."""
+    async def identity(self) -> str:
+        """Which cluster this is. Another one under the same endpoints is a restore."""
         request = rpc_pb2.RangeRequest(key=self._root, count_only=True)
         header = (await self._client.call(RANGE, request, repeatable=True)).header
-        return Identity(header.cluster_id, header.revision)
+        return f"{header.cluster_id:x}"
 
     async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
         validate(compares, changes)

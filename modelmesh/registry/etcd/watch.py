@@ -39,6 +39,8 @@ LONGEST_PAUSE_S: Final = 1.0
 # Refusals in a row after which a watch is not allowed, rather than its token outdated.
 REFUSALS: Final = 3
 
+_FIRST: Final = asyncio.FIRST_COMPLETED
+
 Translate = Callable[[Any], Event | None]
 
 
@@ -129,14 +131,17 @@ class EtcdWatch:
             raise
 
     async def _say(self, request: Any) -> None:
+        """Send it; raises Refused where etcd does not take it."""
+        writing = spawn(_write(self._stream, request), "etcd watch request")
         try:
-            await asyncio.wait_for(self._stream.write(request), SIGN_S)
-        except TimeoutError as error:
-            raise Refused(Meaning.UNKNOWN, "etcd does not read") from error
-        except asyncio.InvalidStateError:
-            pass  # it has ended; reading says how
-        except grpc.aio.AioRpcError as error:
-            raise refusal(error) from error
+            await asyncio.wait([writing, self._client.ended], timeout=SIGN_S, return_when=_FIRST)
+            refused = (
+                writing.result() if writing.done() else Refused(Meaning.UNKNOWN, "etcd is deaf")
+            )
+        finally:
+            writing.cancel()
+        if refused is not None:
+            raise refused
 
     async def _answer(self) -> Any:
         """The next answer, or Refused if there is not even a sign of life."""
@@ -194,13 +199,25 @@ class EtcdWatch:
 
     async def _pause(self) -> None:
         rounds, self._failures = self._failures, self._failures + 1
-        await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(rounds, 6)))
+        pause_s = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(rounds, 6))
+        await asyncio.wait([self._client.ended], timeout=pause_s)
 
     def _let_go(self) -> None:
         stream, self._stream = self._stream, None
         self._reading = None
         if stream is not None:
             stream.cancel()
+
+
+async def _write(stream: Any, request: Any) -> Refused | None:
+    """What became of it: None if the stream has taken it, or has ended (reading says how)."""
+    try:
+        await stream.write(request)
+    except grpc.aio.AioRpcError as error:
+        return refusal(error)
+    except (asyncio.InvalidStateError, asyncio.CancelledError):
+        return None
+    return None
 
 
 async def _read(stream: Any) -> Any:
