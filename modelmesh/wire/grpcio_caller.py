@@ -35,7 +35,8 @@ class GrpcCaller:
 
     `streaming` names the kinds with many messages; a call of such a kind that brings no `inbound`
     sends its body as the only message. Keepalive is off unless asked for: most servers on the same
-    machine take pings for an attack.
+    machine take pings for an attack. `connect_timeout_s` bounds every attempt to connect, and the
+    pause before the next; by default they may grow to 2 s.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class GrpcCaller:
         message_bytes: int = 16 << 20,
         keepalive_s: float = 0.0,
         keepalive_timeout_s: float = 3.0,
+        connect_timeout_s: float = 0.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._streaming = streaming
@@ -59,8 +61,8 @@ class GrpcCaller:
             ("grpc.max_send_message_length", message_bytes),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 1000),
-            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.min_reconnect_backoff_ms", round(connect_timeout_s * 1000) or 1000),
+            ("grpc.max_reconnect_backoff_ms", round(connect_timeout_s * 1000) or 2000),
             ("grpc.keepalive_permit_without_calls", 1),
             *keepalive(keepalive_s, keepalive_timeout_s),
         )

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.wire.awaiting import FutureReply, ask
-from modelmesh.wire.grpc_status import failure_of
+from modelmesh.wire.grpc_status import failure_of, trailers_of
 from modelmesh.wire.grpcio import GrpcLimits, GrpcServer
 from modelmesh.wire.grpcio_caller import GrpcCaller
 from modelmesh.wire.listening import connections
@@ -313,3 +313,30 @@ async def test_a_drain_that_nobody_is_connected_to_ends_at_once(serve: Callable[
     server = await serve(echo, GrpcLimits(max_connection_age_s=60))
     assert connections(server.port) == 0
     await asyncio.wait_for(server.drain(60), 5)
+
+
+@pytest.mark.parametrize("executed", [False, True])
+@pytest.mark.parametrize("retry_after_s", [None, 0.25])
+@pytest.mark.parametrize("reason", Reason)
+def test_a_failure_of_ours_comes_back_whole(
+    reason: Reason, retry_after_s: float | None, executed: bool
+) -> None:
+    """Between daemons it decides whether another one is asked."""
+    failure = Failure(
+        Code.UNAVAILABLE, "no", Fault.CAPACITY, reason, retry_after_s, executed=executed
+    )
+    assert failure_of(failure.code, failure.message, trailers_of(failure)) == failure
+
+
+async def test_a_connection_is_given_up_when_its_caller_says() -> None:
+    """Somebody accepts, and never says a word: the patient caller still waits."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        patient, hasty = GrpcCaller(address), GrpcCaller(address, connect_timeout_s=0.1)
+        waiting = asyncio.ensure_future(refused(patient))
+        failure = await refused(hasty)
+        assert not waiting.done()
+        await patient.close()
+        assert (await waiting).executed
+        await hasty.close()
+    assert (failure.code, failure.executed) == (Code.UNAVAILABLE, False)
