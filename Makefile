@@ -53,6 +53,9 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 pins:
 	$(PIN) -o requirements/run.txt
 	$(PIN) --extra test -o requirements/test.txt
+	$(PIN) --extra fleet -c requirements/run.txt -o requirements/fleet.txt
+	uv pip compile --quiet --no-deps --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make pins" requirements/witness.in -o requirements/witness.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -65,7 +68,15 @@ $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
 	$(PROJECT)
 	@touch $@
 
-$(VENV)/.test: requirements/test.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.fleet: requirements/fleet.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL) -r requirements/fleet.txt
+	$(PROJECT)
+	@touch $@ $(VENV)/.run
+
+# The witness exists as a source package only (pure Python; setuptools is in test.txt).
+$(VENV)/.test: requirements/test.txt requirements/witness.txt pyproject.toml | $(VENV)/bin/python
 	$(INSTALL) -r requirements/test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--no-build-isolation --use-pep517 -r requirements/witness.txt
 	$(PROJECT)
 	@touch $@ $(VENV)/.run
