@@ -5,9 +5,10 @@ that awaits one future, the body untouched, metadata filtered but not rebuilt. A
 unary but the kinds named as streaming; who knows a method at all is the handler's business.
 
 Stopping loses no call: the listening socket goes first (grpc.aio has no way to close it, so the
-socket is shut down under it), then connections drain by their maximum age, then the rest gets its
-GOAWAY and the time that is left. Without a maximum age the last step alone can hit a call that is
-just on its way: it sees CANCELLED. What still runs at the end of the time gets UNAVAILABLE.
+socket is shut down under it), then the idle connections are told to leave, the others as they turn
+idle; one that never pauses drains by its maximum age. The rest gets its GOAWAY and the time that is
+left. Without a maximum age this last step can hit a call that is just on its way over a busy
+connection: it sees CANCELLED. What still runs at the end of the time gets UNAVAILABLE.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ import structlog
 from modelmesh.errors import Code, Failure, Fault, Reason
 from modelmesh.wire.grpc_replies import StreamInbound, StreamReply, UnaryReply
 from modelmesh.wire.grpc_status import message_of, trailers_of
-from modelmesh.wire.listening import connections, shut_listeners
+from modelmesh.wire.leaving import LEAVE_S, SMALL_BYTES, Departures
+from modelmesh.wire.listening import shut_listeners
 from modelmesh.wire.transport import (
     NO_DEADLINE,
     NO_METADATA,
@@ -38,7 +40,7 @@ log = structlog.get_logger("wire")
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 _KINDS_REMEMBERED: Final = 256
 _FLUSH_S: Final = 1.0  # for the last statuses to leave
-_LOOK_EVERY_S: Final = 0.1
+_LOOK_EVERY_S: Final = 0.05
 _ENDED_BY_DRAIN = Failure(
     Code.UNAVAILABLE, "shutting down", Fault.PEER, Reason.DRAINING, executed=True
 )
@@ -110,7 +112,9 @@ class GrpcServer:
         self._streaming = streaming
         self._limits = limits
         self._port = 0
-        self._open: set[UnaryReply | StreamReply] = set()
+        self._open: dict[Any, UnaryReply | StreamReply] = {}  # by context, from the first sign
+        self._draining = False
+        self._just_written: set[int] = set()  # peers' ports with a large answer, once it drains
         self._server = grpc.aio.server(
             options=limits.options(), maximum_concurrent_rpcs=limits.concurrent_calls or None
         )
@@ -134,25 +138,34 @@ class GrpcServer:
 
     async def drain(self, grace_s: float) -> None:
         end = monotonic() + grace_s
+        self._draining = True
         if self._port:
             shut_listeners(self._port)
-            if self._limits.max_connection_age_s:
-                await self._disconnected(end)
+            await self._disconnected(end)
         left_s = max(0.0, end - monotonic())
         giving_up = self._loop.call_later(left_s, self._end_open)
         await self._server.stop(left_s + _FLUSH_S)
         giving_up.cancel()
 
     async def _disconnected(self, end: float) -> None:
-        """Wait until every connection has reached its age (gRPC spreads ages by 10 %)."""
-        end = min(end, monotonic() + 1.2 * self._limits.max_connection_age_s)
-        while connections(self._port) and monotonic() < end:  # noqa: ASYNC110  no event says so
-            await asyncio.sleep(_LOOK_EVERY_S)
+        """Until every connection has left: idle ones are told to, the others reach their age (gRPC
+        spreads ages by 10 %)."""
+        end = min(end, monotonic() + max(1.2 * self._limits.max_connection_age_s, 2 * LEAVE_S))
+        departures = Departures(self._port)
+        while departures.look(self._busy(), monotonic()) and monotonic() < end:
+            if not self._limits.max_connection_age_s and self._open:
+                break  # they may be busy for ever
+            await asyncio.sleep(_LOOK_EVERY_S)  # no event says that a connection has closed
+
+    def _busy(self) -> set[int]:
+        """The peers' ports that have a call, or have had a large answer since the last look."""
+        written, self._just_written = self._just_written, set()
+        return written | {_peer_port(context) for context in self._open}
 
     def _end_open(self) -> None:
         if self._open:
             log.warning("calls are cut off by the end of the drain", calls=len(self._open))
-        for reply in list(self._open):
+        for reply in list(self._open.values()):
             reply.finish(_ENDED_BY_DRAIN)
 
     def _method(self, kind: str) -> grpc.RpcMethodHandler:
@@ -165,23 +178,26 @@ class GrpcServer:
     async def _unary(self, kind: str, _requests: Any, context: Any) -> bytes:
         # Nothing is begun before the caller has ended its half: the read of that end costs some
         # 30 us of CPU, but what was begun for the first of two messages could not be taken back.
-        body = await context.read()
-        if body is grpc.aio.EOF or await context.read() is not grpc.aio.EOF:
-            await _end(context, _NOT_ONE, NO_METADATA)
-        reply = UnaryReply(self._loop)
-        self._begin(kind, body, reply, context, None)
+        reply = self._open[context] = UnaryReply(self._loop)
         try:
+            body = await context.read()
+            if body is grpc.aio.EOF or await context.read() is not grpc.aio.EOF:
+                await _end(context, _NOT_ONE, NO_METADATA)
+            self._begin(kind, body, reply, context, None)
             await reply.future
         except asyncio.CancelledError:
             reply.leave()
             raise
         finally:
-            self._open.discard(reply)
+            del self._open[context]
         await _end(context, reply.failure, reply.metadata)
+        if self._draining and len(reply.body) > SMALL_BYTES:
+            self._just_written.add(_peer_port(context))
         return reply.body
 
     async def _stream(self, kind: str, _requests: Any, context: Any) -> None:
         reply, inbound = StreamReply(self._loop), StreamInbound()
+        self._open[context] = reply
         self._begin(kind, b"", reply, context, inbound)
         name = f"inbound {kind}"
         reader = self._loop.create_task(_pump(context, inbound, reply), name=name)
@@ -193,7 +209,8 @@ class GrpcServer:
             reply.leave()
             raise
         finally:
-            self._open.discard(reply)
+            del self._open[context]
+            self._just_written |= {_peer_port(context)} if self._draining else set()
             reader.cancel()
             await asyncio.wait([reader], timeout=_FLUSH_S)
         await _end(context, reply.failure, reply.metadata, reply.sent)
@@ -208,7 +225,6 @@ class GrpcServer:
     ) -> None:
         left_s = context.time_remaining()
         deadline = NO_DEADLINE if left_s is None else monotonic() + left_s
-        self._open.add(reply)
         metadata = kept(context.invocation_metadata())
         self._turn.add(Call(kind, body, reply, metadata, deadline, inbound))
 
@@ -221,6 +237,11 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         return self._method(details.method)
+
+
+def _peer_port(context: Any) -> int:
+    """Enough to know a connection by: two peers that share it count as busy together."""
+    return int(context.peer().rpartition(":")[2])
 
 
 async def _end(

@@ -24,28 +24,34 @@ def shut_listeners(port: int) -> int:
 
 def connections(port: int) -> int:
     """How many accepted connections on this port are open."""
-    return sum(not listens and _connected(sock) for sock, listens in _sockets(port))
+    return sum(1 for _ in connected(port))
+
+
+def connected(port: int) -> Iterator[tuple[socket.socket, tuple[str, int]]]:
+    """Each accepted connection on this port, lent for the turn, and the address of its peer."""
+    for sock, listens in _sockets(port):
+        if not listens:
+            with suppress(OSError):  # a listener that was shut, but that its owner still holds
+                host, peer_port = sock.getpeername()[:2]
+                yield sock, (host, peer_port)
 
 
 def _sockets(port: int) -> Iterator[tuple[socket.socket, bool]]:
-    """Each socket bound to the port, borrowed: it is not closed here."""
+    """Each socket bound to the port, by a descriptor of our own: were the owner to close his, the
+    number could mean something else the next moment."""
     for name in os.listdir(_DESCRIPTORS):
-        with suppress(OSError):  # no socket, or closed meanwhile by its owner
-            sock = socket.socket(fileno=int(name))
-            try:
-                if _is_on(sock, port):
-                    yield sock, bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-            finally:
-                sock.detach()
+        with suppress(OSError), _own(int(name)) as sock:  # no socket, or closed meanwhile
+            if _is_on(sock, port):
+                yield sock, bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _connected(sock: socket.socket) -> bool:
-    """False for a listener that was shut: it listens no more, but its owner still holds it."""
+def _own(descriptor: int) -> socket.socket:
+    own = os.dup(descriptor)
     try:
-        sock.getpeername()
+        return socket.socket(fileno=own)
     except OSError:
-        return False
-    return True
+        os.close(own)
+        raise
 
 
 def _is_on(sock: socket.socket, port: int) -> bool:
