@@ -9,7 +9,7 @@ Must never: let a caller reach `mmesh.ModelRuntime`, or believe the server beyon
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -24,6 +24,7 @@ from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.pb import model_runtime_pb2 as pb
 from modelmesh.runtime import client, translate
+from modelmesh.runtime.aside import Aside
 from modelmesh.runtime.door import (
     LoadedModel,
     LoadRequest,
@@ -32,7 +33,7 @@ from modelmesh.runtime.door import (
     RuntimeStatus,
 )
 from modelmesh.runtime.limiter import inflight_limit
-from modelmesh.runtime.translate import Back
+from modelmesh.runtime.translate import Back, Translated
 from modelmesh.runtime.turns import ModelTurns
 from modelmesh.wire import kinds
 from modelmesh.wire.grpcio_caller import GrpcCaller
@@ -85,6 +86,7 @@ class _Return:
 
     translate: Back
     told: Callable[[float], None]
+    aside: Callable[[Callable[[], Translated]], Awaitable[Translated]]  # where it takes long
 
 
 class ExternalRuntime:
@@ -97,6 +99,7 @@ class ExternalRuntime:
         self._methods: dict[str, tuple[int, ...]] = {}
         self._sizes: LRUCache[tuple[str, str, str], int] = LRUCache(MOST_SIZES)
         self._predicts_sizes = True
+        self._aside = Aside()
         self._parting: dict[str, asyncio.Task[None]] = {}  # unloads after failed loads
         self._listener: RuntimeListener
         self._runtime: GrpcCaller
@@ -192,6 +195,7 @@ class ExternalRuntime:
         except (TimeoutError, MeshError) as error:
             log.warning("models stay loaded in the runtime", why=str(error) or "timeout")
         await stop(*self._parting.values())
+        self._aside.close()
         await self._runtime.close()
         await self._serving.close()
 
@@ -328,7 +332,9 @@ class ExternalRuntime:
     async def _translate_aside(self, held: _Held, model_id: str, call: Call) -> None:
         started = monotonic()
         try:
-            body, back = await asyncio.to_thread(self._translated, model_id, call)
+            limit_s = min(self._config.predict_timeout_s, call.deadline - started)
+            work = partial(self._translated, model_id, call)
+            body, back = await self._aside.run(work, limit_s)
         except MeshError as error:
             call.reply.finish(error.failure)
         else:
@@ -344,7 +350,8 @@ class ExternalRuntime:
         self._listener.took(Part.PREPROCESS, model_id, monotonic() - started)
         told = partial(self._listener.took, Part.POSTPROCESS, model_id)
         infer = Call(kinds.MODEL_INFER, body, call.reply, call.metadata, call.deadline)
-        self._forward(held, model_id, infer, _Return(back, told))
+        aside = partial(self._aside.run, timeout_s=self._config.predict_timeout_s)
+        self._forward(held, model_id, infer, _Return(back, told, aside))
 
 
 class _ExternalReply(Passing):
@@ -407,9 +414,9 @@ class _ExternalReply(Passing):
     async def _answer_aside(self, back: _Return, body: Body) -> None:
         started = monotonic()
         try:
-            written, metadata = await asyncio.to_thread(back.translate, body)
+            written, metadata = await back.aside(partial(back.translate, body))
         except MeshError as error:
-            self._reply.finish(error.failure)
+            self._reply.finish(replace(error.failure, executed=True))
         else:
             back.told(monotonic() - started)
             self._reply.answer(written, metadata)

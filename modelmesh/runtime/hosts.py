@@ -27,7 +27,7 @@ from modelmesh.observe import machine
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.policy import tiering
 from modelmesh.policy.tiering import Measured, Tier, TierDecision, TierFacts, TierLimits
-from modelmesh.runtime import blame, client, memory, trials
+from modelmesh.runtime import blame, client, trials
 from modelmesh.runtime.aftermath import Aftermath
 from modelmesh.runtime.blame import Doom, End
 from modelmesh.runtime.conduct import Conduct
@@ -45,7 +45,7 @@ from modelmesh.runtime.pool import HostPool
 from modelmesh.runtime.residents import Resident
 from modelmesh.runtime.types import Types
 from modelmesh.runtime.watch import Patience, Watch
-from modelmesh.runtime.weights import Weights, private_bytes
+from modelmesh.runtime.weights import Weights, private_bytes, proportional_bytes
 from modelmesh.runtime.zygote import ZygoteClient, ZygoteConfig
 from modelmesh.wire import kinds
 from modelmesh.wire.transport import Call, failed
@@ -126,6 +126,7 @@ class HostedRuntime:
         self._types = Types(facts.types, facts.quick_types)
         await self._weights.start(listener)
         self._watch.start()
+        pids = [self._zygote.pid, *(host.pid for host in self._pool.living.values())]
         loads = self._config.load_concurrency or max(4, 2 * self._config.shared_hosts)
         return RuntimeStatus(
             capacity_bytes=0,
@@ -133,12 +134,8 @@ class HostedRuntime:
             max_loading_concurrency=loads,
             load_timeout_s=self._config.load_timeout_s,
             version=modelmesh.__version__,
-            base_bytes=await asyncio.to_thread(self._base_bytes),
+            base_bytes=await proportional_bytes(pids),
         )
-
-    def _base_bytes(self) -> int:
-        pids = [self._zygote.pid, *(host.pid for host in list(self._pool.living.values()))]
-        return sum(map(memory.proportional_bytes, pids))
 
     def check(self, model_type: str) -> None:
         self._types.check(model_type)

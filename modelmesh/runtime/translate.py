@@ -14,7 +14,8 @@ from modelmesh.wire.transport import NO_METADATA, Body, Metadata
 OFF_LOOP_BYTES: Final = 64 << 10
 TRANSLATED: Final = frozenset({kinds.V1_PREDICT, kinds.V2_INFER})
 
-Back = Callable[[Body], tuple[Body, Metadata]]
+Translated = tuple[Body, Metadata]
+Back = Callable[[Body], Translated]
 
 
 def to_infer(kind: str, body: Body, header_length: str, model_id: str) -> tuple[bytes, Back]:

@@ -5,7 +5,7 @@ can tell whose it is, so it is charged as overhead, and a host with too much of 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -43,6 +43,16 @@ async def private_bytes(pid: int) -> int:
             return await asyncio.to_thread(memory.private_bytes, pid)
     except TimeoutError:
         log.warning("a host cannot be weighed", pid=pid)
+        return 0
+
+
+async def proportional_bytes(pids: Sequence[int]) -> int:
+    """Memory of all of these, what they share counted once; 0 where that cannot be told in time."""
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            return await asyncio.to_thread(lambda: sum(map(memory.proportional_bytes, pids)))
+    except TimeoutError:
+        log.warning("the hosts cannot be weighed", hosts=len(pids))
         return 0
 
 

@@ -1,6 +1,7 @@
 """Hosts and external servers at odd moments: loads given up half-way, and means that run out."""
 
 import asyncio
+import json
 import os
 import resource
 import signal
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from modelmesh.errors import Code, Fault, MeshError
+from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.pb import model_runtime_pb2 as pb
 from modelmesh.runtime import client
+from modelmesh.runtime.aside import MOST
 from modelmesh.runtime.door import LoadedModel
 from modelmesh.runtime.external import ExternalConfig, ExternalRuntime
 from modelmesh.runtime.host import Host
@@ -82,6 +84,20 @@ async def test_a_host_that_nobody_can_weigh_in_time_holds_no_load() -> None:
             assert load.result().size_bytes == 12345  # as its host says
         finally:
             gate.set()
+
+
+async def test_hosts_that_nobody_can_weigh_in_time_hold_no_start() -> None:
+    gate = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    asyncio.get_running_loop().run_in_executor(None, gate.wait)
+    runtime = HostedRuntime(config())
+    try:
+        status = await asyncio.wait_for(runtime.start(Listener()), 60)
+        assert not gate.is_set()
+        assert status.base_bytes == 0, "not known"
+    finally:
+        gate.set()
+        await runtime.close(5.0)
 
 
 def _of_hosts() -> int:
@@ -248,8 +264,8 @@ async def test_an_inline_runtime_that_never_started_closes() -> None:
 
 
 @asynccontextmanager
-async def _attached(server: ExternalServer) -> AsyncIterator[ExternalRuntime]:
-    runtime = ExternalRuntime(ExternalConfig(server.port))
+async def _attached(server: ExternalServer, **changes: Any) -> AsyncIterator[ExternalRuntime]:
+    runtime = ExternalRuntime(ExternalConfig(server.port, **changes))
     try:
         await runtime.start(Listener())
         yield runtime
@@ -337,6 +353,35 @@ async def test_what_a_server_answers_that_cannot_be_written_as_json_ends_the_cal
         runtime.infer("m", Call(kinds.V1_PREDICT, b'{"instances": [1.0]}', reply))
         with pytest.raises(MeshError):
             await asyncio.wait_for(reply.future, 5)
+
+
+async def test_large_bodies_beyond_what_can_be_translated_are_refused_or_end_in_time() -> None:
+    large = json.dumps({"instances": [1.0] * 30_000}).encode()
+    async with _attached(ExternalServer(), predict_timeout_s=0.5) as runtime:
+        await runtime.load(dummy("m", '{"size_bytes": 1}'))
+        gate = threading.Event()
+        busy = [asyncio.create_task(runtime._aside.run(gate.wait, 60)) for _ in range(MOST - 1)]
+        await asyncio.sleep(0)
+        replies = [FutureReply(), FutureReply()]
+        try:
+            for reply in replies:
+                runtime.infer("m", Call(kinds.V1_PREDICT, large, reply))
+            failures = [await _failure_of(reply) for reply in replies]
+        finally:
+            gate.set()
+        codes = {failure.code for failure in failures}
+        assert codes == {Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}
+        assert not any(failure.executed for failure in failures)
+        await asyncio.gather(*busy)
+        reply = FutureReply()
+        runtime.infer("m", Call(kinds.V1_PREDICT, large, reply))
+        assert await asyncio.wait_for(reply.future, 5)
+
+
+async def _failure_of(reply: FutureReply) -> Failure:
+    with pytest.raises(MeshError) as caught:
+        await asyncio.wait_for(reply.future, 5)
+    return caught.value.failure
 
 
 @pytest.mark.parametrize("depth", [1 << 10, 1 << 18])
