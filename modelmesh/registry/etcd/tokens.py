@@ -29,6 +29,7 @@ class Tokens:
         self._turn = asyncio.Lock()
         self._headers = _LEADER
         self._wanted = bool(user)
+        self.renewals = 0
 
     def refused(self, headers: Headers) -> bool:
         """etcd did not take these; whether there is a way to get better ones."""
@@ -56,6 +57,7 @@ class Tokens:
         else:
             self._headers = (*_LEADER, ("token", answer.token))
         self._wanted = False
+        self.renewals += 1
 
 
 def _is_off(error: Any) -> bool:
