@@ -1,4 +1,4 @@
-"""The image's recipe, read and compared with the Makefile's (no docker here: it was not built)."""
+"""The image's recipe, read and compared with the Makefile's. How it was built: docs/CONTRIBUTING.md."""
 
 import json
 import re
