@@ -9,11 +9,13 @@ import os
 from collections.abc import Sequence
 
 from modelmesh import __version__
+from modelmesh.cli.up.plan import BASE_PORT, PODS
 
 GRPC_ADDRESS = "127.0.0.1:8033"
 REST_ADDRESS = "127.0.0.1:8008"
 TIMEOUT_S = 120.0  # longer than the daemon's own load timeout, so that its answer arrives
 PAGE_SIZE = 100
+FLEET_DIR = "data"  # as `make run`: their files do not meet
 
 _EPILOG = """exit status:
   0    done
@@ -36,6 +38,7 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _serve(commands, argv)
+    _up(commands)
     _models(commands)
     _infer(commands)
     version = commands.add_parser("version", help="the version of this program")
@@ -54,6 +57,35 @@ def _serve(commands: "Commands[argparse.ArgumentParser]", argv: Sequence[str]) -
         from modelmesh.cli.options import add_flags
 
         add_flags(serve)
+
+
+def _up(commands: "Commands[argparse.ArgumentParser]") -> None:
+    up = commands.add_parser(
+        "up",
+        help="run a fleet on this machine until Ctrl-C: an etcd and some daemons",
+        description="Start an etcd and some daemons, show what is loaded where, start again what"
+        " ends. Each daemon's log is DIR/ID.log; DIR/fleet.json tells programs pids and ports.",
+    )
+    up.add_argument("--pods", type=int, default=PODS, metavar="N", help=f"daemons [{PODS}]")
+    up.add_argument(
+        "--data-dir", default=FLEET_DIR, metavar="DIR", help=f"kept from run to run [{FLEET_DIR}]"
+    )
+    up.add_argument(
+        "--base-port",
+        type=int,
+        default=BASE_PORT,
+        metavar="P",
+        help=f"all ports are from P to P+99 [{BASE_PORT}]",
+    )
+    up.add_argument("--etcd", default="", metavar="URL", help="use this one; start none")
+    up.add_argument(
+        "--capacity",
+        type=_size_bytes,
+        default=0,
+        metavar="BYTES",
+        help="each daemon's memory for models; 0: its part of the machine [0]",
+    )
+    up.set_defaults(json=False)
 
 
 def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -140,6 +172,13 @@ def _whole(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 10_000:
         raise argparse.ArgumentTypeError("must be from 1 to 10000")
+    return value
+
+
+def _size_bytes(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 

@@ -14,24 +14,19 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+
+from modelmesh.cli.leash import leashed
 
 HOST: Final = "127.0.0.1"
 ANSWER_S: Final = 0.5
 LOOK_EVERY_S: Final = 0.02
 VERSION_S: Final = 10.0
 STOP_S: Final = 10.0
-
-# Becomes etcd, which then dies with the thread that started it, however that ends.
-_BOUND: Final = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9);"
-    "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
-)
 
 _VERSION: Final = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
 
@@ -125,19 +120,16 @@ class EtcdProcess:
         `members`: the whole cluster, if there are more.
         """
         place.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), program.path]
-        command += [*_flags(place, members or (place,)), *flags]
+        argv = [*command(program, place, members), *flags]
         if unsafe_no_fsync and program.can_skip_fsync:
-            command.append("--unsafe-no-fsync")
-        # etcd takes every flag from the environment too, and refuses to start if both are there
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD_")}
+            argv.append("--unsafe-no-fsync")
         with (place.folder / "etcd.log").open("ab") as output:
             process = subprocess.Popen(
-                command,
+                leashed(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                env=environment(os.environ),
                 process_group=0,
             )
         return cls(place, process)
@@ -191,6 +183,16 @@ class EtcdProcess:
         """End it without warning, and wait until it is gone."""
         self._process.kill()
         self._process.wait(STOP_S)
+
+
+def command(program: Program, place: Place, members: Sequence[Place] = ()) -> list[str]:
+    """The command line of one etcd. `members`: the whole cluster, if there are more."""
+    return [program.path, *_flags(place, members or (place,))]
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """What of it an etcd may see: it takes flags from there too, and refuses one given twice."""
+    return {name: value for name, value in given.items() if not name.startswith("ETCD_")}
 
 
 def _flags(place: Place, members: Sequence[Place]) -> list[str]:

@@ -50,6 +50,10 @@ def _command(args: argparse.Namespace) -> Command:
             from modelmesh.cli.serve import serve
 
             return serve
+        case "up":
+            from modelmesh.cli.up.command import up
+
+            return up
         case "models":
             from modelmesh.cli.models import COMMANDS
 
