@@ -1,4 +1,4 @@
-"""The image's recipe, read and compared with the Makefile's. How it was built: docs/CONTRIBUTING.md."""
+"""The image's recipe, compared with the Makefile's (docs/CONTRIBUTING.md: how it is built)."""
 
 import json
 import re

@@ -114,7 +114,9 @@ class Pausing:
             except MeshError as error:
                 return error.failure
             self.answered += 1
-            await asyncio.sleep(pause_s)
+            paused = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(pause_s, paused.set_result, None)
+            await paused
 
 
 @pytest.mark.parametrize(("size_bytes", "pause_s"), [(1, 0.01), (1 << 20, 0.3)])
