@@ -13,6 +13,8 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
 
 import structlog
 import uvloop
@@ -24,26 +26,22 @@ from modelmesh.api.operations import Operations
 from modelmesh.api.rest import rest_handler
 from modelmesh.api.status_codes import handler_with
 from modelmesh.assembly import (
-    capacity_bytes,
+    fleet_doors,
     grpc_limits,
     http_limits,
-    inflight_rule,
+    member_config,
     open_store,
     runtime_of,
     static_models,
 )
-from modelmesh.cache.copies import Copies
+from modelmesh.daemon import Daemon, Doors
 from modelmesh.errors import MeshError
 from modelmesh.observe import logs, spec
 from modelmesh.observe.metrics import Gauges, Metrics
-from modelmesh.registry.models import Models
 from modelmesh.registry.tables import TabledStore
-from modelmesh.runtime.door import Runtime
 from modelmesh.serving import static
-from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.gauges import read_gauges
 from modelmesh.serving.instance import Instance
-from modelmesh.serving.loading import Loader, LoadLimits
 from modelmesh.serving.management import Management
 from modelmesh.serving.parts import Parts
 from modelmesh.settings import Settings
@@ -54,7 +52,8 @@ from modelmesh.wire.http1 import Http1Server
 
 log = structlog.get_logger("app")
 
-_UNKNOWN_CAPACITY = 0  # until the runtime has started and its hosts' base is known
+# Of the time that a stop may take: for handing copies over, while everything is served still.
+_HAND_OVER_SHARE = 2 / 3
 
 
 def wall_ms() -> int:
@@ -70,9 +69,9 @@ class App:
         self.metrics_spec = spec.parse(settings.metrics)
         self.instance_id = settings.instance_id or (settings.pod_name or socket.gethostname())[-12:]
         self._store: TabledStore | None = None
-        self._runtime: Runtime | None = None
-        self._instance: Instance | None = None
+        self._daemon: Daemon | None = None
         self._grpc: GrpcServer | None = None
+        self._peers: GrpcServer | None = None
         self._grpc_port: GrpcPort | None = None
         self._operations: Operations | None = None
         self._rest_tasks = Tasks()
@@ -82,13 +81,14 @@ class App:
     @property
     def ports(self) -> dict[str, int]:
         """The ports bound, by what they serve."""
-        grpc = {"grpc": self._grpc.port} if self._grpc is not None else {}
+        servers = {"grpc": self._grpc, "peer": self._peers}
+        grpc = {name: server.port for name, server in servers.items() if server is not None}
         return grpc | {name: server.port for name, server in self._http.items()}
 
     @property
     def instance(self) -> Instance:
-        assert self._instance is not None, "not started"
-        return self._instance
+        assert self._daemon is not None, "not started"
+        return self._daemon.instance
 
     # --- start
 
@@ -97,44 +97,43 @@ class App:
         settings = self.settings
         models_to_have = static_models(settings)
         self._store = await open_store(settings)
-        self._runtime = runtime_of(settings)
-        parts, management = await self._serving(self._store, self._runtime)
-        await self._open_ports(parts, management)
-        await static.register(models_to_have, management, wall_ms())
+        daemon = self._daemon = self._make_daemon(self._store)
+        await daemon.start()
+        await self._open_ports(daemon.parts, daemon.management)
+        await self._join(daemon)
+        await static.register(models_to_have, daemon.management, wall_ms())
         self._why_not_ready = ""
         if self._grpc_port is not None:
             self._grpc_port.changed()
         log.info("ready", **self.ports, version=__version__, instance=self.instance_id)
 
-    async def _serving(self, store: TabledStore, runtime: Runtime) -> tuple[Parts, Management]:
-        # The loop's own clock, but finer: uvloop tells whole milliseconds.
-        settings, clock = self.settings, time.monotonic
+    def _make_daemon(self, store: TabledStore) -> Daemon:
+        settings = self.settings
+        doors = Doors(
+            store,
+            runtime_of(settings),
+            Storages([LocalStorage()]),
+            # The loop's own clock, but finer: uvloop tells whole milliseconds.
+            time.monotonic,
+            wall_ms,
+            Random(),
+            fleet_doors(settings, self.instance_id, store),
+        )
         metrics = Metrics(
             per_model=self.metrics_spec.per_model, fq_names=self.metrics_spec.fq_names
         )
-        copies = Copies(
-            _UNKNOWN_CAPACITY,
-            settings.eviction_policy,
-            half_life_s=settings.rate_half_life_s,
-            max_waiting=settings.max_queued_loads,
-        )
-        failures = LoadFailures(settings.max_load_failures, settings.load_failure_expiry_s)
-        limits = LoadLimits(
-            settings.max_queued_loads, settings.max_waiting_bytes, settings.space_wait_s
-        )
-        storage = Storages([LocalStorage()])
-        loader = Loader(copies, runtime, storage, failures, metrics, limits, clock)
-        parts = Parts(Models(store), copies, runtime, failures, loader, metrics, clock)
-        self._instance = Instance(
-            parts,
-            max_concurrent_calls=settings.max_concurrent_calls,
-            inflight_limit=inflight_rule(settings, runtime),
-            log_each_invoke=settings.log_each_invoke,
-        )
-        status = await runtime.start(self._instance)
-        loader.open(settings.load_concurrency or status.max_loading_concurrency)
-        loader.carry_out(copies.set_capacity(capacity_bytes(settings, status), clock()))
-        return parts, Management(parts, storage, self.instance_id, wall_ms)
+        return Daemon(settings, doors, member_config(settings, self.instance_id), metrics)
+
+    async def _join(self, daemon: Daemon) -> None:
+        """Open the peer port and be one of the fleet, if there is one."""
+        settings, port = self.settings, daemon.peer_port
+        if port is None:
+            return
+        host = settings.peer_host or settings.host
+        limits = replace(grpc_limits(settings), max_connection_age_s=0.0)
+        self._peers = GrpcServer(port, frozenset(), limits)
+        await self._peers.start(host, settings.peer_port)
+        await daemon.join(f"{host}:{self._peers.port}")
 
     async def _open_ports(self, parts: Parts, management: Management) -> None:
         settings, instance = self.settings, self.instance
@@ -172,28 +171,29 @@ class App:
         self._why_not_ready = "shutting down"
         grace_s = self.settings.shutdown_timeout_s
         end = time.monotonic() + grace_s
-        await self._drain_ports(grace_s)
-        if self._instance is not None:
-            await self._instance.drain(max(end - time.monotonic(), 0.0))
+        if self._daemon is not None:
+            await self._daemon.hand_over(grace_s * _HAND_OVER_SHARE)
+        await self._drain_ports(max(end - time.monotonic(), 1.0))
         for tasks in (self._grpc_port, self._operations, self._rest_tasks):
             if tasks is not None:
                 await tasks.close()
-        if self._runtime is not None:
-            await self._runtime.close(max(end - time.monotonic(), 1.0))
-        if self._store is not None:
+        if self._daemon is not None:
+            await self._daemon.stop(max(end - time.monotonic(), 0.0))
+        elif self._store is not None:
             await self._store.close()
         log.info("stopped")
 
     async def _drain_ports(self, grace_s: float) -> None:
-        """The public ports first; metrics and probes answer until the calls have ended."""
-        if self._instance is not None:
-            self._instance.draining = True
+        """The public ports first, then the peers' (who serve those that were sent here a moment
+        ago); metrics and probes answer until the calls have ended."""
         public = [self._http[name].drain(grace_s) for name in ("rest",) if name in self._http]
         if self._grpc_port is not None:
             self._grpc_port.drain()
         if self._grpc is not None:
             public.append(self._grpc.drain(grace_s))
         await asyncio.gather(*public)
+        if self._peers is not None:
+            await self._peers.drain(grace_s)
         await asyncio.gather(
             *(self._http[name].drain(1.0) for name in ("metrics", "probe") if name in self._http)
         )

@@ -6,10 +6,17 @@ Each function reads what its room needs from the settings, so that rooms never s
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from modelmesh.errors import Code, Failure, MeshError, invalid
+from modelmesh.fleet_config import FleetDoors, MemberConfig
 from modelmesh.observe import machine
+from modelmesh.peers.channels import grpc_peers
+from modelmesh.policy.constraints import parse as parse_constraints
+from modelmesh.registry.etcd.config import parse as parse_etcd
+from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.memory import MemoryStore
+from modelmesh.registry.mirror import Mirror
 from modelmesh.registry.sqlite import SqliteStore
 from modelmesh.registry.tables import TabledStore
 from modelmesh.runtime.door import Runtime, RuntimeStatus
@@ -33,15 +40,71 @@ async def open_store(settings: Settings) -> TabledStore:
     kind, _, where = settings.kv_store.partition(":")
     if kind == "memory":
         return MemoryStore()
+    if kind == "etcd":
+        return await _open_etcd(settings, where)
     if kind not in ("", "sqlite"):
-        raise invalid(f"KV_STORE={kind}: is not supported yet; these are: memory, sqlite:PATH")
+        message = f"KV_STORE={kind}: is not supported; these are: etcd:WHERE, memory, sqlite:PATH"
+        raise invalid(message)
     path = Path(where) if where else Path(settings.data_dir) / "registry.db"
+    return await SqliteStore.open(_in_folder(str(path.parent), path.name))
+
+
+def _in_folder(folder: str, name: str) -> str:
+    """A file of ours there; the folder is made if need be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"the data folder {path.parent} cannot be made: {error.strerror}"
+        message = f"the data folder {folder} cannot be made: {error.strerror}"
         raise MeshError(Failure(Code.FAILED_PRECONDITION, message)) from error
-    return await SqliteStore.open(str(path))
+    return str(Path(folder) / name)
+
+
+async def _open_etcd(settings: Settings, where: str) -> Mirror:
+    config = parse_etcd(
+        where, settings.service_name, _read_file, store_prefix=settings.kvstore_prefix
+    )
+    snapshot = _in_folder(settings.data_dir, "registry.snapshot")
+    return await Mirror.open(await EtcdStore.open(config), Random(), snapshot_path=snapshot)
+
+
+def _read_file(path: str) -> bytes | None:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+
+
+def fleet_doors(settings: Settings, instance_id: str, store: TabledStore) -> FleetDoors | None:
+    """How the others are reached; None where the store is this daemon's alone."""
+    if not isinstance(store, Mirror):
+        return None
+    peers = grpc_peers(instance_id, message_bytes=settings.max_message_bytes)
+    return FleetDoors(
+        store,
+        peers,
+        lambda: store.answers,
+        store.look,
+        store.availability.subscribe,
+        store.subscribe_restored,
+    )
+
+
+def member_config(settings: Settings, instance_id: str) -> MemberConfig:
+    """What a member of a fleet takes from the settings."""
+    return MemberConfig(
+        instance_id=instance_id,
+        lease_s=settings.lease_s,
+        load_timeout_s=settings.load_timeout_s,
+        failure_expiry_s=settings.load_failure_expiry_s,
+        max_load_failures=settings.max_load_failures,
+        default_model_size_bytes=settings.default_model_size_bytes,
+        zone=settings.zone,
+        location=settings.location,
+        labels=tuple(each.strip() for each in settings.labels.split(",") if each.strip()),
+        constraints=parse_constraints(settings.type_constraints)
+        if settings.type_constraints
+        else None,
+    )
 
 
 def runtime_of(settings: Settings) -> Runtime:

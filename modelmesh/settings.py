@@ -146,9 +146,16 @@ class Settings:
         "ModelMesh's bound on a runtime's start", "tests/app/test_settings_runtime.py::test_runtime_start")
 
     # --- registry
-    kv_store: str = _s("", "KV_STORE", "memory | sqlite:PATH",
-        "where registrations live; empty = sqlite in the data folder (etcd comes with the fleet)",
+    kv_store: str = _s("", "KV_STORE", "memory | sqlite:PATH | etcd:WHERE",
+        "where registrations live; empty = sqlite in the data folder; with etcd (a JSON file or"
+        " endpoints, as ModelMesh) this daemon is one of a fleet",
         "tests/app/test_settings.py::test_kv_store")
+    kvstore_prefix: str = _s("tas-runtime", "MM_KVSTORE_PREFIX", "name",
+        "ModelMesh's default; modelmesh-serving sets mm",
+        "tests/app/test_settings_fleet.py::test_the_fleet_is_found_below_its_prefix_and_name")
+    service_name: str = _s("model-mesh", "MM_SERVICE_NAME", "name",
+        "the fleet: daemons that share it share their models",
+        "tests/app/test_settings_fleet.py::test_the_fleet_is_found_below_its_prefix_and_name")
     data_dir: str = _s("data", "MM_DATA_DIR", "path",
         "registrations and nothing else", "tests/app/test_settings.py::test_data_dir")
     auto_register: str = _s("", "MM_AUTO_REGISTER_MODELS", "JSON",
@@ -156,6 +163,29 @@ class Settings:
         "tests/app/test_settings.py::test_auto_register")
     auto_register_path: str = _s("", "MM_AUTO_REGISTER_MODELS_PATH", "path",
         "the same from a file; not both", "tests/app/test_settings.py::test_auto_register_path")
+
+    # --- fleet
+    peer_port: int = _s(8034, "MM_PEER_PORT", "port",
+        "where other daemons call; opened in a fleet only; 0 takes a free port",
+        "tests/app/test_settings_fleet.py::test_peer_port")
+    peer_host: str = _s("", "WKUBE_POD_IPADDR", "address",
+        "the address of the peer port, which is published; empty = MM_BIND_HOST",
+        "tests/app/test_settings_fleet.py::test_peer_host")
+    lease_s: float = _s(30.0, "MM_LEASE_SECS", "seconds",
+        "how long a daemon that does not say so any more still counts as one of the fleet; who"
+        " answers is found out in a second",
+        "tests/app/test_settings_fleet.py::test_lease")
+    zone: str = _s("", "MM_ZONE", "name",
+        "copies in the own zone are asked first",
+        "tests/app/test_settings_fleet.py::test_place_and_labels_are_published")
+    location: str = _s("", "MM_LOCATION", "name", "published, as ModelMesh does",
+        "tests/app/test_settings_fleet.py::test_place_and_labels_are_published")
+    labels: str = _s("", "MM_LABELS", "names",
+        "what this daemon can do, for type constraints; separated by commas",
+        "tests/app/test_settings_fleet.py::test_place_and_labels_are_published")
+    type_constraints: str = _s("", "MM_TYPE_CONSTRAINTS", "JSON",
+        "which labels a model type requires or prefers, as ModelMesh",
+        "tests/app/test_settings_fleet.py::test_a_type_goes_where_its_labels_are")
 
     # --- operation
     instance_id: str = _s("", "MM_INSTANCE_ID", "name",
@@ -186,9 +216,7 @@ def fields() -> tuple[dataclasses.Field[Any], ...]:
 
 
 # Known names of ModelMesh and KServe that this version does not support: a start with one of them
-# set stops with one sentence, since ignoring it would surprise (TLS off, requests unlogged). That
-# holds too for what its Kubernetes manifests set for every pod: who reads WKUBE_POD_IPADDR as the
-# address to listen on would otherwise get a daemon that only loopback reaches.
+# set stops with one sentence, since ignoring it would surprise (TLS off, requests unlogged).
 NOT_YET = {
     "MM_TLS_PRIVATE_KEY_PATH": "TLS comes with the wire",
     "MM_TLS_PRIVATE_KEY_PASSPHRASE": "TLS comes with the wire",
@@ -203,9 +231,7 @@ NOT_YET = {
     "MM_INTERNAL_TRUST_CERTS": "TLS comes with the wire",
     "MM_TRUST_CERTS": "TLS comes with the wire",
     "MM_PAYLOAD_PROCESSORS": "payload processors are not built yet",
-    "MM_TYPE_CONSTRAINTS": "type constraints come with the fleet",
     "MM_TYPE_CONSTRAINTS_PATH": "type constraints come with the fleet",
-    "MM_LABELS": "labels come with the fleet",
     "MM_DATAPLANE_CONFIG": "dataplane configuration comes with the fleet",
     "MM_DATAPLANE_CONFIG_PATH": "dataplane configuration comes with the fleet",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not built yet",
@@ -216,11 +242,7 @@ NOT_YET = {
     "KV_READ_ONLY": "migration mode comes with the fleet",
     "ZOOKEEPER": "Zookeeper is not supported; etcd comes with the fleet",
     "LL_REGISTRY": "litelinks is not supported; etcd comes with the fleet",
-    "MM_KVSTORE_PREFIX": "etcd comes with the fleet",
-    "MM_SERVICE_NAME": "names of fleets come with the fleet",
     "MM_SERVICE_CLASS": "there are no other classes of service",
-    "MM_LOCATION": "places of instances come with the fleet",
-    "MM_ZONE": "places of instances come with the fleet",
     "MM_SCALEUP_RPM_THRESHOLD": "further copies come with the fleet",
     "MM_CONC_SCALEUP_BANDWIDTH_PCT": "further copies come with the fleet",
     "MM_MULTI_PARALLELISM": "calls of several models come with the fleet",
@@ -235,7 +257,6 @@ NOT_YET = {
     "TAS_SVC_GRPC_PORT": "use MM_SVC_GRPC_PORT",
     "TAS_SVC_GRPC_PRIVATE_KEY_PATH": "TLS comes with the wire",
     "TAS_SVC_GRPC_CA_CERT_PATH": "TLS comes with the wire",
-    "WKUBE_POD_IPADDR": "peers to tell it to come with the fleet; to listen on it, use MM_BIND_HOST",
     "WKUBE_NODE_IP": "places of instances come with the fleet",
     "WKUBE_NODE_NAME": "places of instances come with the fleet",
     "WKUBE_SERVICE_NAME": "forwarding comes with the fleet",

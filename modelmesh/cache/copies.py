@@ -56,6 +56,8 @@ Effects = tuple[Effect, ...]
 # small then spends at most a tenth of its time loading, and asks its callers to wait.
 RESIDENCY_LOADS = 10
 _REMEMBERED = 100_000
+# With more than this share of the capacity free, one more model evicts nothing.
+_SPARE_SHARE = 20
 _NOTHING_KNOWN = Remembered(NEVER, 0, ())
 
 
@@ -121,6 +123,11 @@ class Copies:
         """In the order in which they will be served."""
         return (wanted.model_id for wanted in self._queue)
 
+    def known_bytes(self, model_id: str) -> int:
+        """What the model weighs, or weighed when it was here last; 0 if it never was."""
+        copy = self._copies.get(model_id)
+        return copy.size_bytes if copy is not None else self._size_of(model_id, 0)
+
     def oldest_use(self) -> float:
         """When the copy longest unused was last used; inf without copies."""
         return self._residents.oldest_use()
@@ -132,6 +139,14 @@ class Copies:
             return 0.0
         self._residents.settle()
         return self._worth(copy, now)
+
+    def victim_worth(self, now: float) -> float:
+        """The worth of what would go next if one more came; 0 while there is room to spare."""
+        if self.ledger.free_bytes * _SPARE_SHARE > self.ledger.capacity_bytes:
+            return 0.0
+        self._residents.settle()
+        victim = next(self._residents.evictable(now), None)
+        return self._worth(victim, now) if victim is not None else 0.0
 
     # --- admission
 

@@ -42,6 +42,7 @@ class Word(StrEnum):
     LOADED = "loaded"
     FAILED = "failed"
     GONE = "gone"
+    FORGIVEN = "forgiven"  # what failed here counts no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,10 @@ class CopyRecords:
     def gone(self, model_id: str) -> None:
         """There is no copy here, and none is coming."""
         self._say(model_id, Word.GONE)
+
+    def forgiven(self, model_id: str) -> None:
+        """What failed here is long ago, or somebody wants another try."""
+        self._say(model_id, Word.FORGIVEN)
 
     def say_loaded(self, model_ids: Iterable[str]) -> None:
         """All of these are loaded here: what the store says after an outage may be older."""
@@ -222,6 +227,8 @@ def _saying(record: ModelRecord, me: str, said: Said) -> ModelRecord:
         return record.failed(me, said.at_ms, said.message)
     if said.word is Word.GONE:
         return record.without_copy(me)
+    if said.word is Word.FORGIVEN:
+        return record.without_failure(me)
     if me in record.loaded_in:
         return record
     return record.loaded(me, said.at_ms)

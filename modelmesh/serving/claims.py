@@ -16,8 +16,8 @@ class Claims(Protocol):
         `further`: somebody decided that there should be one more copy.
         """
 
-    def loaded(self, model_id: str) -> None:
-        """A copy takes calls here."""
+    def loaded(self, model_id: str, load_s: float) -> None:
+        """A copy takes calls here, after so many seconds of loading."""
 
     def failed(self, model_id: str, message: str) -> None:
         """The load that was claimed failed, and it was the model's fault."""
@@ -32,7 +32,7 @@ class Alone:
     async def claim(self, model_id: str, *, further: bool) -> None:
         return None
 
-    def loaded(self, model_id: str) -> None:
+    def loaded(self, model_id: str, load_s: float) -> None:
         return None
 
     def failed(self, model_id: str, message: str) -> None:

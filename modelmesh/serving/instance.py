@@ -6,17 +6,21 @@ runtime's queue. No task, no future, no copy of the body. What is cold waits in 
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 
+from modelmesh.domain.fleet import FROM_CALLER, Hops
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
-from modelmesh.policy.routing import Reject, ServeHere, route
+from modelmesh.policy.routing import Ask, FleetRoute, Forward, Reject, ServeHere, route
 from modelmesh.registry.models import ModelChange
 from modelmesh.runtime.door import Part
 from modelmesh.serving.flight import Waiter
 from modelmesh.serving.parts import Parts
 from modelmesh.serving.served import Served
 from modelmesh.serving.status import Readiness
+from modelmesh.serving.view import View
+from modelmesh.serving.walk import PREDICTS, Walks
 from modelmesh.wire import kinds
 from modelmesh.wire.transport import Call
 
@@ -39,7 +43,8 @@ _MODEL_BUSY = Failure(
 _LEFT = Failure(Code.CANCELLED, "the caller left")
 _BROKEN = Failure(Code.INTERNAL, "internal error", Fault.PEER, executed=True)
 _EXPLAIN = kinds.V1_EXPLAIN
-_PREDICTS = frozenset({kinds.MODEL_INFER, kinds.V1_PREDICT, kinds.V2_INFER})
+
+Decide = Callable[[Served, float], FleetRoute]
 
 
 class Instance:
@@ -48,12 +53,17 @@ class Instance:
     def __init__(
         self,
         parts: Parts,
+        view: View | None = None,
+        decide: Decide | None = None,
         *,
         max_concurrent_calls: int,
         inflight_limit: Callable[[str], int] = lambda _model_id: -1,
         log_each_invoke: bool = False,
     ) -> None:
-        """`inflight_limit(model_id)`: calls in flight that one copy takes; negative: any number."""
+        """`view` and `decide`: where a call goes; a daemon alone if they are left out.
+
+        `inflight_limit(model_id)`: calls in flight that one copy takes; negative: any number.
+        """
         self._models = parts.models
         self._copies = parts.copies
         self._runtime = parts.runtime
@@ -65,30 +75,70 @@ class Instance:
         self._inflight_limit = inflight_limit
         self._log_each_invoke = log_each_invoke
         self._open = 0
+        self.calls_ended = 0
         self._idle: asyncio.Event | None = None
-        self.draining = False
+        self._view = view or View(parts)
+        self._decide = decide or self._decide_alone
+        self._walks: Walks | None = None
         self._unsubscribe = self._models.subscribe(self._registry_changed)
 
     # --- the walk of a request
 
-    def infer(self, model_id: str, call: Call) -> None:
-        """Answer the call on this model, loading it if need be. Never raises."""
+    def join(self, walks: Walks) -> None:
+        """There are others; to be said before the first call."""
+        self._walks = walks
+
+    def _decide_alone(self, served: Served, now: float) -> FleetRoute:
+        return route(self._view, served, now)
+
+    def infer(
+        self, model_id: str, call: Call, hops: Hops = FROM_CALLER, balanced: bool = False
+    ) -> None:
+        """Answer the call on this model, loading it if need be. Never raises.
+
+        `hops`: what another daemon said of it. `balanced`: its caller spreads its calls.
+        """
         now = self._clock()
-        served = Served(self, model_id, call, now)
+        served = Served(self, model_id, call, now, hops, balanced)
         self._open += 1
         if self._open > self._most_open:
             served.finish(_BUSY)
             return
         self._route(served, now)
 
+    def route_again(self, served: Served) -> None:
+        """It was tried elsewhere, or in vain (from `Walks`)."""
+        if not served.gone:
+            self._route(served, self._clock())
+
     def _route(self, served: Served, now: float) -> None:
-        decision = route(self, served, now)
+        decision = self._decide(served, now)
         if isinstance(decision, ServeHere):
             self._serve(served, now)
+        elif self._walks is None:
+            self._load_or_reject(served, decision)
+        elif isinstance(decision, Forward):
+            self._watch(served)
+            self._walks.forward(served, decision)
+        elif isinstance(decision, Ask):
+            self._watch(served)
+            self._walks.ask_store(served)
         elif isinstance(decision, Reject):
+            self._walks.rejected(served, decision.failure)
+        else:
+            self._load_or_reject(served, decision)
+
+    def _load_or_reject(self, served: Served, decision: FleetRoute) -> None:
+        if isinstance(decision, Reject):
             served.finish(decision.failure)
         else:
             self._wait(served)
+
+    def _watch(self, served: Served) -> None:
+        """Hear of it if the caller leaves (at once, if it has left already)."""
+        if not served.watched:
+            served.watched = True
+            served.when_gone(lambda: self._left(served))
 
     def _serve(self, served: Served, now: float) -> None:
         copy = self._copies.acquire(served.model_id, now)
@@ -97,8 +147,7 @@ class Instance:
             return
         served.copy = copy
         served.invoked = now
-        if not served.waited:
-            served.when_gone(lambda: self._left(served))
+        self._watch(served)
         if 0 <= self._inflight_limit(served.model_id) < copy.in_use:
             served.finish(_MODEL_BUSY)
             return
@@ -120,20 +169,22 @@ class Instance:
         if record is None:
             served.finish(Failure(Code.NOT_FOUND, "model not found"))
             return
-        served.waited = True
-        waiter = Waiter(lambda: self._serve_waiting(served), served.finish, len(served.call.body))
+        failed = served.finish if self._walks is None else partial(self._walks.not_loaded, served)
+        waiter = Waiter(lambda: self._serve_waiting(served), failed, len(served.call.body))
+        served.waiter = waiter
         self._loader.wait(served.model_id, record, waiter, served.call.deadline)
-        served.when_gone(lambda: self._left(served, waiter))  # at once, if it has left already
+        self._watch(served)
 
     def _serve_waiting(self, served: Served) -> None:
         now = self._clock()
+        served.waiter = None
         self._metrics.cache_miss_ms.observe((now - served.started) * 1000)
         self._serve(served, now)
 
-    def _left(self, served: Served, waiter: Waiter | None = None) -> None:
+    def _left(self, served: Served) -> None:
         """Nobody waits for the answer; the runtime, if it has the call, is told so as well."""
-        if served.copy is None and waiter is not None:
-            self._loader.leave(served.model_id, waiter)
+        if served.copy is None and served.waiter is not None:
+            self._loader.leave(served.model_id, served.waiter)
         served.finish(_LEFT)
 
     def ended(self, served: Served, code: str, response_bytes: int) -> None:
@@ -141,39 +192,40 @@ class Instance:
         now = self._clock()
         call, copy, metrics = served.call, served.copy, self._metrics
         self._open -= 1
+        self.calls_ended += 1
         if copy is not None:
             effects = self._copies.release(copy, now)
             if effects:
                 self._loader.carry_out(effects)
-            metrics.invoke(call.kind, code, now - served.invoked)
+            took_s = now - served.invoked
+            self._view.answered(took_s)
+            metrics.invoke(call.kind, code, took_s)
             if self._log_each_invoke:
                 log.info(
                     "model invoked", model=served.model_id, method=call.kind.rpartition("/")[2],
-                    code=code, took_s=round(now - served.invoked, 6),
+                    code=code, took_s=round(took_s, 6),
                 )  # fmt: skip
-            if call.kind in _PREDICTS:
-                metrics.kserve("predict", served.model_id, now - served.invoked)
+            if call.kind in PREDICTS:
+                metrics.kserve("predict", served.model_id, took_s)
             elif call.kind == _EXPLAIN:
-                metrics.kserve("explain", served.model_id, now - served.invoked)
+                metrics.kserve("explain", served.model_id, took_s)
         metrics.request(call.kind, code, now - served.started, len(call.body), response_bytes)
         if self._idle is not None and self._open == 0:
             self._idle.set()
 
-    # --- what routing looks at
+    # --- what the faces ask
+
+    @property
+    def draining(self) -> bool:
+        """Whether this daemon is leaving and loads no more models."""
+        return self._view.draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._view.draining = draining
 
     def is_registered(self, model_id: str) -> bool:
         return model_id in self._models
-
-    def is_loaded(self, model_id: str) -> bool:
-        return self._copies.is_loaded(model_id)
-
-    def is_coming(self, model_id: str) -> bool:
-        return self._loader.is_coming(model_id)
-
-    def remembered_failure(self, model_id: str, now: float) -> Failure | None:
-        return self._failures.blocking(model_id, now)
-
-    # --- what the faces ask
 
     def ready(self, model_id: str) -> Readiness:
         """Registered and without a remembered load failure; asking never loads."""

@@ -80,12 +80,19 @@ class Loader:
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.slots = 1  # loads that may run at once
         self._slots = LoadQueue(1, limits.most_flights)
         self._unloads = Unloads(self, copies, runtime, storage, metrics, limits.unloads, clock)
 
     def open(self, load_concurrency: int) -> None:
         """So many loads may run at once; to be said before the first."""
         self._slots = LoadQueue(load_concurrency, self._limits.most_flights)
+        self.slots = load_concurrency
+
+    @property
+    def under_way(self) -> int:
+        """Models on their way into memory, those that wait for a slot included."""
+        return len(self._flights)
 
     @property
     def queued(self) -> int:
@@ -244,7 +251,7 @@ class Loader:
         effects = self._copies.loaded(model_id, max(loaded.size_bytes, 1), loaded.load_s, now)
         here = self._copies.is_loaded(model_id)
         if here:
-            self._claims.loaded(model_id)
+            self._claims.loaded(model_id, loaded.load_s)
         else:
             self._claims.gone(model_id)
         log.info(

@@ -202,7 +202,9 @@ class Management:
             raise not_found()
         return await self._loader.unload(model_id)
 
-    async def _load(self, model_id: str, record: ModelRecord, sync: bool) -> Failure | None:
+    async def _load(
+        self, model_id: str, record: ModelRecord, sync: bool, *, further: bool = False
+    ) -> Failure | None:
         done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
 
         def settle(failure: Failure | None = None) -> None:
@@ -210,7 +212,7 @@ class Management:
                 done.set_result(failure)
 
         waiter = Waiter(settle, settle)
-        self._loader.wait(model_id, record, waiter, inf, background=not sync)
+        self._loader.wait(model_id, record, waiter, inf, background=not sync, further=further)
         if not sync:
             return done.result() if done.done() else None
         try:

@@ -6,10 +6,13 @@ ends it, for nobody else will: a runtime that is told of it drops the call witho
 it has begun comes before an unload in any case.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 from modelmesh.cache.copy import Copy
+from modelmesh.domain.fleet import FROM_CALLER, Hops
 from modelmesh.errors import Failure
+from modelmesh.serving.flight import Waiter
 from modelmesh.wire.replies import Passing
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata
 
@@ -20,15 +23,45 @@ class Ended(Protocol):
     def ended(self, served: "Served", code: str, response_bytes: int) -> None: ...
 
 
+class Walk:
+    """What a call has behind it that was not answered where it came in.
+
+    `tried`: instances that refused or failed it. `attempt`: how often it was handed on or waited
+    for in vain. `resent`: it was sent again after a daemon vanished or fell silent with it.
+    `failure`: what the last of them said, if it says something of the model or of room.
+    """
+
+    __slots__ = ("asked_store", "attempt", "failure", "resent", "tried")
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+        self.attempt = 0
+        self.asked_store = False
+        self.resent = False
+        self.failure: Failure | None = None
+
+
 class Served(Passing):
-    """The reply of one inference call, wrapped. Times are monotonic seconds; 0 = not invoked."""
+    """The reply of one inference call, wrapped. Times are monotonic seconds; 0 = not invoked.
+
+    Also what routing knows of the call: `hops` and `balanced` from where it came in, the rest from
+    its `walk`, which most calls do not have.
+    """
 
     __slots__ = (
-        "_open", "_owner", "_sent_bytes", "call", "copy", "invoked", "model_id", "started",
-        "waited",
+        "_open", "_owner", "_sent_bytes", "_walk", "balanced", "call", "copy", "hops", "invoked",
+        "model_id", "started", "waiter", "watched",
     )  # fmt: skip
 
-    def __init__(self, owner: Ended, model_id: str, call: Call, now: float) -> None:
+    def __init__(
+        self,
+        owner: Ended,
+        model_id: str,
+        call: Call,
+        now: float,
+        hops: Hops = FROM_CALLER,
+        balanced: bool = False,
+    ) -> None:
         self._reply = call.reply  # without super(): this is made for every call
         self._owner = owner
         self._open = True
@@ -38,7 +71,34 @@ class Served(Passing):
         self.model_id = model_id
         self.started = now
         self.invoked = 0.0
-        self.waited = False
+        self.hops = hops
+        self.balanced = balanced
+        self.watched = False  # somebody is told if the caller leaves
+        self.waiter: Waiter | None = None
+        self._walk: Walk | None = None
+
+    @property
+    def walk(self) -> Walk:
+        """Its walk, which begins when it is first asked for."""
+        if self._walk is None:
+            self._walk = Walk()
+        return self._walk
+
+    @property
+    def has_walked(self) -> bool:
+        return self._walk is not None
+
+    @property
+    def tried(self) -> Collection[str]:
+        return self._walk.tried if self._walk is not None else ()
+
+    @property
+    def attempt(self) -> int:
+        return self._walk.attempt if self._walk is not None else 0
+
+    @property
+    def asked_store(self) -> bool:
+        return self._walk is not None and self._walk.asked_store
 
     @property
     def gone(self) -> bool:

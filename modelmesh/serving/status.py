@@ -50,6 +50,7 @@ class ModelView:
     reason: str = ""
     warnings: tuple[str, ...] = ()
     in_use: int = 0
+    instances: tuple[str, ...] = ()  # that have a loaded copy; empty for a daemon alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ async def test_a_start_that_is_given_up_while_a_static_model_loads(tmp_path: Pat
     children = _children()
     app = App(_settings(tmp_path, auto_register=json.dumps([slow])))
     start = asyncio.create_task(app.start())
-    await until(lambda: app._instance is not None and app.instance.is_coming("m"), 60.0)
+    await until(lambda: app._daemon is not None and app._daemon.parts.loader.is_coming("m"), 60.0)
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start

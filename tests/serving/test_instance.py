@@ -125,7 +125,7 @@ async def test_a_load_whose_last_waiter_leaves_before_it_began_is_dropped() -> N
     second.leave()
     await until(lambda: one.copies.waiting == 0)
     one.runtime.running[0].reply.answer(b"")
-    await until(lambda: not one.instance.is_coming("b"))
+    await until(lambda: not one.loader.is_coming("b"))
     assert one.runtime.loads == ["a"]
 
 

@@ -1,0 +1,151 @@
+"""One daemon without its ports: the serving room and, in a fleet, its membership, on given doors.
+
+`app` gives it the real doors and opens ports in front of it; the simulation gives it doors in
+memory and a clock of its own. Nothing but wiring belongs here: no decision, no parsing, no socket.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from modelmesh.assembly import capacity_bytes, inflight_rule
+from modelmesh.cache.copies import Copies
+from modelmesh.fleet_config import FleetDoors, MemberConfig
+from modelmesh.member import Member
+from modelmesh.observe.metrics import Metrics
+from modelmesh.peers.port import PeerPort
+from modelmesh.registry.models import Models
+from modelmesh.registry.tables import TabledStore
+from modelmesh.runtime.door import Runtime
+from modelmesh.serving.failures import LoadFailures
+from modelmesh.serving.fleet_management import FleetManagement
+from modelmesh.serving.instance import Instance
+from modelmesh.serving.loading import Loader, LoadLimits
+from modelmesh.serving.management import Management
+from modelmesh.serving.parts import Parts
+from modelmesh.settings import Settings
+from modelmesh.storage.door import Storage
+
+_UNKNOWN_CAPACITY = 0  # until the runtime has started and its hosts' base is known
+
+
+@dataclass(slots=True)
+class Doors:
+    """The world of one daemon. `fleet` is None for one that is alone."""
+
+    store: TabledStore
+    runtime: Runtime
+    storage: Storage
+    clock: Callable[[], float]  # monotonic seconds
+    wall_ms: Callable[[], int]  # milliseconds since the epoch
+    rng: Random
+    fleet: FleetDoors | None = None
+
+
+class Daemon:
+    """Make it on its loop; `start` once, `join` once if there is a fleet, at last `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        doors: Doors,
+        member: MemberConfig,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._settings = settings
+        self._doors = doors
+        self.metrics = metrics or Metrics()
+        self.member = self._member(member) if doors.fleet is not None else None
+        self.parts = self._parts()
+        self.instance = self._instance()
+        self.management = self._management(member.instance_id)
+        self.peer_port = self._peer_port()
+        self._runtime_runs = False
+
+    # --- wiring
+
+    def _member(self, config: MemberConfig) -> Member:
+        doors = self._doors
+        assert doors.fleet is not None
+        return Member(config, doors.fleet, doors.rng, doors.clock, doors.wall_ms)
+
+    def _parts(self) -> Parts:
+        settings, doors = self._settings, self._doors
+        copies = Copies(
+            _UNKNOWN_CAPACITY,
+            settings.eviction_policy,
+            half_life_s=settings.rate_half_life_s,
+            max_waiting=settings.max_queued_loads,
+        )
+        failures = LoadFailures(settings.max_load_failures, settings.load_failure_expiry_s)
+        limits = LoadLimits(
+            settings.max_queued_loads, settings.max_waiting_bytes, settings.space_wait_s
+        )
+        claims = self.member.claims if self.member is not None else None
+        loader = Loader(
+            copies, doors.runtime, doors.storage, failures, self.metrics, limits, doors.clock,
+            claims,
+        )  # fmt: skip
+        models = Models(doors.store)
+        return Parts(models, copies, doors.runtime, failures, loader, self.metrics, doors.clock)
+
+    def _instance(self) -> Instance:
+        settings, member = self._settings, self.member
+        view = decide = None
+        if member is not None:
+            view, decide = member.see(self.parts, lambda: self.instance.open_calls), member.decide
+        return Instance(
+            self.parts,
+            view,
+            decide,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            inflight_limit=inflight_rule(settings, self._doors.runtime),
+            log_each_invoke=settings.log_each_invoke,
+        )
+
+    def _management(self, instance_id: str) -> Management:
+        made = Management if self.member is None else FleetManagement
+        return made(self.parts, self._doors.storage, instance_id, self._doors.wall_ms)
+
+    def _peer_port(self) -> PeerPort | None:
+        if self.member is None:
+            return None
+        assert isinstance(self.management, FleetManagement)
+        return self.member.attach(self.instance, self.management)
+
+    # --- life
+
+    async def start(self) -> None:
+        """The runtime up, and the memory for models known."""
+        settings, loader = self._settings, self.parts.loader
+        self._runtime_runs = True
+        status = await self._doors.runtime.start(self.instance)
+        loader.open(settings.load_concurrency or status.max_loading_concurrency)
+        capacity = capacity_bytes(settings, status)
+        loader.carry_out(self.parts.copies.set_capacity(capacity, self._doors.clock()))
+
+    async def join(self, address: str) -> None:
+        """Be one of the fleet, reached at this address of the peer port."""
+        if self.member is not None:
+            await self.member.join(address)
+
+    async def hand_over(self, bound_s: float) -> None:
+        """Load nothing new; serve what is loaded until others have it, within the bound."""
+        self.instance.draining = True
+        if self.member is not None:
+            await self.member.hand_over(bound_s)
+
+    async def stop(self, grace_s: float) -> None:
+        """Let open calls end within the bound, leave, and end the runtime and the store."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace_s
+        await self.instance.drain(grace_s)
+        if self.member is not None:
+            await self.member.leave(max(end - loop.time(), 1.0))
+        fleet = self._doors.fleet
+        if fleet is not None:
+            await fleet.peers.close(max(end - loop.time(), 1.0))
+        if self._runtime_runs:
+            await self._doors.runtime.close(max(end - loop.time(), 1.0))
+        await self._doors.store.close()

@@ -1,0 +1,40 @@
+"""What a member of a fleet is made with: its own facts, and the doors to the others. Data."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from modelmesh.peers.door import Peers
+from modelmesh.policy.constraints import Constraints
+from modelmesh.registry.tables import TabledStore
+
+
+@dataclass(frozen=True, slots=True)
+class MemberConfig:
+    """What a member takes from the settings."""
+
+    instance_id: str
+    lease_s: float
+    load_timeout_s: float
+    failure_expiry_s: float
+    max_load_failures: int
+    default_model_size_bytes: int
+    zone: str = ""
+    location: str = ""
+    labels: tuple[str, ...] = ()
+    constraints: Constraints | None = None
+
+
+@dataclass(slots=True)
+class FleetDoors:
+    """The doors through which the others are reached.
+
+    `answers`: whether the store answers. `look(key)` reads one key into the table. `on_answers`
+    tells of every change of `answers`.
+    """
+
+    store: TabledStore
+    peers: Peers
+    answers: Callable[[], bool]
+    look: Callable[[str], Awaitable[object]]
+    on_answers: Callable[[Callable[[bool], None]], object]
+    on_restored: Callable[[Callable[[], None]], object]

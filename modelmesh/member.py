@@ -1,0 +1,239 @@
+"""What makes one daemon a member of a fleet: put together here, room by room.
+
+    registry (who exists, who claims) -> peers (who answers) -> view -> walks, management -> tasks
+
+A daemon alone has none of this. Nothing but wiring belongs here: no decision, no parsing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+import structlog
+
+from modelmesh.api.asking import Answer, Tasks
+from modelmesh.domain.fleet import Hops
+from modelmesh.domain.instances import InstanceRecord, units_of
+from modelmesh.errors import MeshError
+from modelmesh.fleet_config import FleetDoors, MemberConfig
+from modelmesh.observe.tasks import every, logged, spawn, stop
+from modelmesh.peers.port import PeerPort
+from modelmesh.policy.routing import FleetRequest, FleetRoute, RoutingLimits, route_in_fleet
+from modelmesh.registry.claims import CopyRecords
+from modelmesh.registry.membership import Membership
+from modelmesh.registry.store import MODELS, Event
+from modelmesh.serving.fleet_claims import FleetClaims
+from modelmesh.serving.fleet_management import FleetManagement
+from modelmesh.serving.instance import Instance
+from modelmesh.serving.parts import Parts
+from modelmesh.serving.remote import LOAD, UNLOAD, Remote, read
+from modelmesh.serving.view import FleetView
+from modelmesh.serving.walk import Others
+from modelmesh.tasks import janitor
+from modelmesh.tasks.publishing import Publisher
+from modelmesh.wire.transport import NO_METADATA, Call
+
+log = structlog.get_logger("fleet")
+
+
+class Member:
+    """One daemon among others. `claims` first, then `attach`, then `join`, at last `leave`."""
+
+    def __init__(
+        self,
+        config: MemberConfig,
+        doors: FleetDoors,
+        rng: Random,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._doors = doors
+        self._rng = rng
+        self._clock = clock
+        self._wall_ms = wall_ms
+        me = config.instance_id
+        self.records = CopyRecords(doors.store, me, wall_ms)
+        self.membership = Membership(
+            doors.store, me, wall_ms, ttl_s=config.lease_s, replaced=self._replaced
+        )
+        self.claims = FleetClaims(self.records, lambda: self.view, wall_ms, config.load_timeout_s)
+        self._tasks = Tasks()
+        self._loops: list[asyncio.Task[None]] = []
+        self._unsubscribe: Callable[[], None] = lambda: None
+        self._address = ""
+        self._calls_before = (0, 0.0)
+        self._rate_rpm = 0
+
+    # --- wiring
+
+    def see(self, parts: Parts, open_calls: Callable[[], int]) -> FleetView:
+        """The view that routing has of this daemon and the others."""
+        config = self._config
+        self._parts = parts
+        self.view = FleetView(
+            parts,
+            config.instance_id,
+            self._doors.peers,
+            published=self._record,
+            store_answers=self._doors.answers,
+            open_calls=open_calls,
+            wall_ms=self._wall_ms,
+            default_size_bytes=config.default_model_size_bytes,
+            fits=config.constraints,
+        )
+        return self.view
+
+    def decide(self, served: FleetRequest, now: float) -> FleetRoute:
+        """Where a call goes."""
+        limits = RoutingLimits(
+            load_timeout_s=self._config.load_timeout_s,
+            failure_expiry_s=self._config.failure_expiry_s,
+            max_load_failures=self._config.max_load_failures,
+        )
+        return route_in_fleet(self.view, served, now, self._rng.random, limits)
+
+    def attach(self, instance: Instance, management: FleetManagement) -> PeerPort:
+        """Join the daemon's parts to the fleet; returns what answers on the peer port."""
+        self._instance, self._management = instance, management
+        peers, me = self._doors.peers, self._config.instance_id
+        instance.join(Others(self.view, peers, self._look, instance.route_again))
+        self.remote = Remote(me, peers, self._clock)
+        management.attach(self.view, self.decide, self.remote, self._look, self.records.forgiven)
+        self.publisher = Publisher(
+            self.describe, lambda: self.membership.record, self.membership.publish
+        )
+        self.janitor = janitor.Janitor(
+            self._doors.store.table(MODELS), me, self.view, self.records, self._wall_ms,
+            self._config.failure_expiry_s,
+        )  # fmt: skip
+        return PeerPort(me, self._serve, lambda: instance.open_calls, self._clock)
+
+    async def _look(self, model_id: str) -> object:
+        return await self._doors.look(MODELS + model_id)
+
+    # --- being one of them
+
+    async def join(self, address: str) -> None:
+        """Publish ourselves at this address of the peer port, and take part."""
+        self._address = address
+        await self.membership.join(self.describe(), self._holder_answers)
+        self._unsubscribe = self.membership.subscribe(self._instances_changed)
+        self._doors.on_answers(self._store_answers)
+        self._doors.on_restored(self._restored)
+        self._doors.peers.update(self.membership.others())
+        self.publisher.start()
+        period_s = janitor.PERIOD_S * (0.75 + self._rng.random() / 2)
+        self._loops = [every(period_s, self._sweep, "janitor")]
+        await self._sweep()
+
+    async def hand_over(self, bound_s: float) -> None:
+        """Say that we are leaving."""
+        if self.membership.joined:
+            await self.publisher.now()
+
+    async def leave(self, bound_s: float) -> None:
+        """Say what is left to say, take our record away, and let go."""
+        self._unsubscribe()
+        await stop(*self._loops)
+        if self.membership.joined:
+            await self.publisher.stop()
+            await self.records.flush(min(bound_s, 2.0))
+            await self.membership.leave()
+        await self._tasks.close()
+        await self.records.close()
+
+    async def _holder_answers(self, holder: InstanceRecord) -> bool:
+        found = await self._doors.peers.identify(holder.address) if holder.address else None
+        return found == self._config.instance_id
+
+    async def _sweep(self) -> None:
+        await self.janitor.sweep()
+
+    # --- what happens
+
+    def _instances_changed(self, events: list[Event]) -> None:
+        self._doors.peers.update(self.membership.others())
+        for event in events:
+            self.view.published(event.key.rpartition("/")[2])
+
+    def _store_answers(self, answers: bool) -> None:
+        """After an outage the daemons win for copies: say what is loaded here."""
+        if answers:
+            spawn(logged(self._say_everything(), "say copies"), "say copies")
+
+    def _restored(self) -> None:
+        spawn(logged(self._say_everything(), "say copies"), "say copies")
+
+    async def _say_everything(self) -> None:
+        if self.membership.joined:
+            await self.publisher.now()
+        await self.janitor.sweep()
+
+    def _replaced(self) -> None:
+        spawn(self._join_anew(), "join anew")
+
+    async def _join_anew(self) -> None:
+        try:
+            await self.membership.rejoin()
+        except MeshError as error:
+            log.error("could not join anew", failure=error.failure.message)
+
+    # --- what we say of ourselves
+
+    def _record(self) -> InstanceRecord:
+        return self.membership.record if self.membership.joined else self.describe()
+
+    def describe(self) -> InstanceRecord:
+        """This daemon as it is now."""
+        config, parts, now = self._config, self._parts, self._clock()
+        ledger = parts.copies.ledger
+        oldest = parts.copies.oldest_use()
+        age_ms = round((now - oldest) * 1000) if oldest <= now else 0
+        return InstanceRecord(
+            start_ms=self._wall_ms(),
+            zone=config.zone,
+            location=config.location,
+            labels=config.labels,
+            lru_ms=self._wall_ms() - age_ms if oldest <= now else 0,
+            model_count=len(parts.copies),
+            capacity_units=units_of(ledger.usable_bytes),
+            used_units=units_of(ledger.reserved_bytes),
+            load_slots=parts.loader.slots,
+            loading=parts.loader.under_way,
+            rate_rpm=self._rpm(now),
+            draining=self.view.draining,
+            address=self._address,
+            victim_worth=parts.copies.victim_worth(now),
+        )
+
+    def _rpm(self, now: float) -> int:
+        """Calls a minute, over the last ten seconds or more."""
+        calls, since = self._calls_before
+        ended = self._instance.calls_ended
+        if now - since >= 10.0:
+            if since:
+                self._rate_rpm = round((ended - calls) * 60 / (now - since))
+            self._calls_before = (ended, now)
+        return self._rate_rpm
+
+    # --- what the others ask of us
+
+    def _serve(self, model_id: str, hops: Hops, call: Call) -> None:
+        if call.kind == LOAD:
+            self._tasks.answer(call, partial(self._load_here, model_id, read(call.body)))
+        elif call.kind == UNLOAD:
+            self._tasks.answer(call, partial(self._unload_here, model_id))
+        else:
+            self._instance.infer(model_id, call, hops)
+
+    async def _load_here(self, model_id: str, asked: dict[str, object]) -> Answer:
+        loaded = await self._management.load_here(
+            model_id, further=bool(asked.get("further")), sync=bool(asked.get("sync"))
+        )
+        return (b'{"loaded":true}' if loaded else b'{"loaded":false}'), NO_METADATA
+
+    async def _unload_here(self, model_id: str) -> Answer:
+        unloaded = await self._management.unload_here(model_id)
+        return (b'{"unloaded":true}' if unloaded else b'{"unloaded":false}'), NO_METADATA

@@ -1,0 +1,262 @@
+"""The models of a whole fleet, as an operator sees them from any of its daemons.
+
+What is registered stands in the registry and is the same everywhere; where a model is loaded, and
+where and why it failed, stands in its record; memory is each daemon's own. Loading on purpose takes
+the way that a request takes: routing says where, this daemon or another one does it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Failure, Fault, MeshError, Reason, not_found
+from modelmesh.policy.resending import after_failure
+from modelmesh.policy.routing import FleetRequest, FleetRoute, Forward, Reject, ServeHere
+from modelmesh.serving.management import Management
+from modelmesh.serving.remote import Remote
+from modelmesh.serving.status import CopyStatus, ModelStatus, ModelView, State
+from modelmesh.serving.view import FleetView
+
+# Longer than any load, with its wait for room.
+_LOAD_BOUND_S: Final = 3600.0
+_UNLOAD_BOUND_S: Final = 120.0
+_HOUR_MS: Final = 3_600_000
+
+Decide = Callable[[FleetRequest, float], FleetRoute]
+
+
+@dataclass(slots=True)
+class _Wish:
+    """A load on purpose, as routing sees it: one more request for the model."""
+
+    model_id: str
+    hops: Hops = FROM_CALLER
+    tried: list[str] = field(default_factory=list)
+    balanced: bool = True
+    attempt: int = 0
+    asked_store: bool = True
+
+    def refused(self, instance_id: str) -> None:
+        self.attempt += 1
+        self.tried.append(instance_id)
+
+
+class FleetManagement(Management):
+    """`Management` of one member. `look(model_id)` reads a model from the store into the table."""
+
+    def attach(
+        self,
+        view: FleetView,
+        decide: Decide,
+        remote: Remote,
+        look: Callable[[str], Awaitable[object]],
+        forgive: Callable[[str], None],
+    ) -> None:
+        """The others; to be said before the first call."""
+        self._view = view
+        self._decide = decide
+        self._remote = remote
+        self._look = look
+        self._forgive = forgive
+
+    # --- states
+
+    async def status(self, model_id: str) -> ModelStatus:
+        """Where the model stands in the fleet."""
+        record = await self._known(model_id)
+        if record is None:
+            return ModelStatus(State.NOT_FOUND)
+        here = await super().status(model_id)
+        copies = [copy for copy in here.copies if copy.state is not State.LOADING_FAILED]
+        copies += [copy for copy in self._copies_of(record) if copy.location != self._view.me]
+        failed = [
+            CopyStatus(each, State.LOADING_FAILED, at_ms)
+            for each, at_ms in record.failed_in.items()
+        ]
+        messages = [*here.errors]
+        messages += [
+            record.failure_message(each) for each in record.failed_in if each != self._view.me
+        ]
+        return ModelStatus(_state(copies, failed, here.state), tuple(messages), (*copies, *failed))
+
+    def state(self, model_id: str) -> State:
+        """One word for where the (registered) model stands in the fleet."""
+        here = super().state(model_id)
+        if here is State.LOADED:
+            return here
+        record = self._view.record(model_id)
+        if record is None or not (record.instance_ids or record.failed_in):
+            return here
+        return _state(self._copies_of(record), record.failed_in, here)
+
+    def view(self, model_id: str) -> ModelView | None:
+        """One row of a listing, with the instances that have a copy."""
+        row = super().view(model_id)
+        record = self._view.record(model_id)
+        if row is None or record is None:
+            return row
+        loaded = [c.location for c in self._copies_of(record) if c.state is State.LOADED]
+        if self._copies.is_loaded(model_id) and self._view.me not in loaded:
+            loaded.append(self._view.me)
+        why = row.reason or next((record.failure_message(i) for i in record.fails), "")
+        return replace(row, instances=tuple(sorted(loaded)), reason=why)
+
+    def _copies_of(self, record: ModelRecord) -> list[CopyStatus]:
+        """Copies on instances that exist."""
+        return [
+            CopyStatus(
+                each,
+                State.LOADED if each in record.loaded_in else State.LOADING,
+                record.loaded_in.get(each, since_ms),
+            )
+            for each, since_ms in record.instance_ids.items()
+            if each == self._view.me or self._view.peer(each) is not None
+        ]
+
+    async def _known(self, model_id: str) -> ModelRecord | None:
+        if model_id not in self._models:
+            await self._look(model_id)
+        return self._view.record(model_id) if model_id in self._models else None
+
+    # --- registrations
+
+    async def register(
+        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+    ) -> ModelStatus:
+        if self._view.draining and load_now:
+            load_now = sync = False  # it will be loaded where it is asked for
+        return await super().register(model_id, record, load_now, sync)
+
+    # --- loading on purpose
+
+    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+        """Load the model somewhere if need be. A failed load is the status, not an error."""
+        record = await self._known(model_id)
+        if record is None:
+            raise not_found()
+        await self._touch(model_id, last_used_ms or self._wall_ms())
+        if self._copies.is_loaded(model_id):
+            self._copies.touch(model_id, self._clock())
+        try:
+            await self._somewhere(model_id, sync)
+        except MeshError as error:
+            status = await self.status(model_id)
+            if (
+                status.state in (State.LOADED, State.LOADING)
+                or error.failure.message in status.errors
+            ):
+                return status
+            return ModelStatus(
+                State.LOADING_FAILED, (error.failure.message, *status.errors), status.copies
+            )
+        return await self.status(model_id)
+
+    async def load(self, model_id: str) -> None:
+        """Load now, whatever failures are remembered: an operator asks. Raises MeshError."""
+        if await self._known(model_id) is None:
+            raise not_found()
+        self._failures.forget(model_id)
+        await self._models.update(model_id, lambda record: replace(record, failed_in={}, fails={}))
+        await self._somewhere(model_id, sync=True)
+
+    async def load_here(self, model_id: str, *, further: bool, sync: bool) -> bool:
+        """Another daemon wants it loaded here; whether it is. MeshError: why not."""
+        if self._copies.is_loaded(model_id):
+            return True
+        record = await self._known(model_id)
+        if record is None:
+            raise not_found()
+        decision = self._decide(_Wish(model_id, Hops(Intent.LOAD, "")), self._clock())
+        if isinstance(decision, Reject):
+            raise MeshError(decision.failure)
+        failure = await self._load(model_id, record, sync, further=further)
+        if failure is not None:
+            raise MeshError(failure)
+        return self._copies.is_loaded(model_id)
+
+    async def unload(self, model_id: str) -> bool:
+        """Unload every copy after its last call; whether there was one."""
+        record = await self._known(model_id)
+        if record is None:
+            raise not_found()
+        holders = [each for each in record.instance_ids if self._view.peer(each) is not None]
+        there = await asyncio.gather(
+            *(self._remote.unload(each, model_id, _UNLOAD_BOUND_S) for each in holders),
+            return_exceptions=True,
+        )
+        here = await super().unload(model_id) if model_id in self._models else False
+        for outcome in there:
+            if isinstance(outcome, MeshError) and outcome.failure.reason is not Reason.NOT_HERE:
+                raise outcome
+        return here or any(outcome is True for outcome in there)
+
+    async def unload_here(self, model_id: str) -> bool:
+        """Another daemon wants the copy here to go."""
+        return await super().unload(model_id)
+
+    async def _touch(self, model_id: str, used_ms: int) -> None:
+        """Note the use; a store that does not answer keeps nobody from loading."""
+        try:
+            await self._models.touch(model_id, used_ms, slack_ms=_HOUR_MS)
+        except MeshError as error:
+            if error.failure.fault is not Fault.STORE:
+                raise
+
+    async def _somewhere(self, model_id: str, sync: bool) -> None:
+        """Have it loaded where routing says; raises the last failure."""
+        wish, last = _Wish(model_id), None
+        while True:
+            decision = self._decide(wish, self._clock())
+            if isinstance(decision, ServeHere):
+                return
+            if isinstance(decision, Reject):
+                raise MeshError(last or decision.failure)
+            failure = await self._try(wish, decision, sync)
+            if failure is None:
+                return
+            if not after_failure(failure, idempotent=True, resent=False).again:
+                raise MeshError(failure)
+            if failure.reason is not Reason.NOT_HERE:
+                last = failure
+
+    async def _try(self, wish: _Wish, decision: FleetRoute, sync: bool) -> Failure | None:
+        """One attempt, here or there."""
+        model_id = wish.model_id
+        if not isinstance(decision, Forward):
+            record = self._view.record(model_id)
+            if record is None:
+                raise not_found()
+            failure = await self._load(model_id, record, sync)
+            if failure is not None and failure.reason is Reason.NOT_HERE:
+                wish.attempt += 1  # somebody else was faster: he is the one to ask
+            elif failure is not None:
+                wish.refused(self._view.me)
+            return failure
+        record = self._view.record(model_id)
+        if decision.intent is Intent.HIT and (not sync or _loaded_at(record, decision)):
+            return None
+        bound_s = _LOAD_BOUND_S if sync else 30.0
+        try:
+            await self._remote.load(
+                decision.instance_id, model_id, further=False, sync=sync, bound_s=bound_s
+            )
+        except MeshError as error:
+            wish.refused(decision.instance_id)
+            return error.failure
+        return None
+
+
+def _loaded_at(record: ModelRecord | None, decision: Forward) -> bool:
+    return record is not None and decision.instance_id in record.loaded_in
+
+
+def _state(copies: Collection[CopyStatus], failed: Collection[object], otherwise: State) -> State:
+    states = {copy.state for copy in copies}
+    if State.LOADED in states:
+        return State.LOADED
+    if State.LOADING in states:
+        return State.LOADING
+    return State.LOADING_FAILED if failed else otherwise

@@ -1,0 +1,184 @@
+"""The walk of a call through the fleet: handed on, refused, tried elsewhere, and answered once.
+
+`Others` is asked by the instance where a call cannot be served here. It sends the call to the peer
+that routing named and reads the answer: what a peer will not do is asked of somebody else; what
+vanished with its daemon is sent once more, if it may be; everything else is the caller's answer.
+The number of attempts is routing's bound.
+
+Must never decide where a call goes: `policy.routing` and `policy.resending` do.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from modelmesh.domain.fleet import Hops, Intent
+from modelmesh.errors import Code, Failure, Fault, Reason
+from modelmesh.observe.tasks import spawn
+from modelmesh.peers.door import Peers
+from modelmesh.policy.resending import IDEMPOTENT_HEADER, after_failure, is_idempotent
+from modelmesh.policy.routing import Forward
+from modelmesh.serving.served import Served
+from modelmesh.serving.view import FleetView
+from modelmesh.wire import kinds
+from modelmesh.wire.replies import Passing
+from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, text
+
+log = structlog.get_logger("serving")
+
+PREDICTS = frozenset({kinds.MODEL_INFER, kinds.V1_PREDICT, kinds.V2_INFER})
+
+
+class Walks(Protocol):
+    """What an instance asks when a call is not (only) its own."""
+
+    def forward(self, served: Served, decision: Forward) -> None:
+        """Send it there."""
+
+    def ask_store(self, served: Served) -> None:
+        """Read its model from the store, once, and route again."""
+
+    def not_loaded(self, served: Served, failure: Failure) -> None:
+        """It waited here for a load that did not come about."""
+
+    def rejected(self, served: Served, failure: Failure) -> None:
+        """Routing has nobody left to ask."""
+
+
+class Others:
+    """The rest of the fleet, for calls. `again` routes a call once more."""
+
+    def __init__(
+        self,
+        view: FleetView,
+        peers: Peers,
+        look: Callable[[str], Awaitable[object]],
+        again: Callable[[Served], None],
+    ) -> None:
+        """`look(model_id)` reads the model from the store into the table (shared, bounded)."""
+        self._view = view
+        self._peers = peers
+        self._look = look
+        self._again = again
+
+    def forward(self, served: Served, decision: Forward) -> None:
+        view, call, peer_id = self._view, served.call, decision.instance_id
+        walk = served.walk
+        walk.attempt += 1
+        if decision.intent is Intent.LOAD:
+            record = view.record(served.model_id)
+            if record is not None:
+                view.note_sent(peer_id, view.weigh(served.model_id, record).size_bytes)
+        answer = _Answer(self, served, peer_id, decision.intent)
+        answer.give_up = self._peers.call(
+            peer_id,
+            Hops(decision.intent, view.me, tuple(walk.tried)),
+            served.model_id,
+            Call(call.kind, call.body, answer, call.metadata, call.deadline),
+            answer.suspected,
+        )
+
+    def ask_store(self, served: Served) -> None:
+        served.walk.asked_store = True
+        spawn(self._ask(served), f"look for {served.model_id}")
+
+    async def _ask(self, served: Served) -> None:
+        try:
+            await self._look(served.model_id)
+        except Exception as error:
+            log.warning("a model could not be looked for", model=served.model_id, error=str(error))
+        if not served.gone:
+            self._again(served)
+
+    def not_loaded(self, served: Served, failure: Failure) -> None:
+        bound = served.hops.intent is not Intent.ANY
+        if bound or not after_failure(failure, idempotent=False, resent=False).again:
+            served.finish(failure)
+            return
+        walk = served.walk
+        walk.attempt += 1
+        if failure.reason is not Reason.NOT_HERE:
+            walk.failure = failure
+            walk.tried.append(self._view.me)
+        self._again(served)
+
+    def rejected(self, served: Served, failure: Failure) -> None:
+        """What was wrong at the last one asked says more than that nobody is left."""
+        before = served.walk.failure if served.has_walked else None
+        if before is not None and failure.reason is Reason.NONE:
+            failure = before
+        served.finish(failure)
+
+    # --- what comes back
+
+    def failed(self, answer: "_Answer", failure: Failure, metadata: Metadata) -> None:
+        """A peer's answer is a failure."""
+        served, peer_id = answer.served, answer.instance_id
+        if answer.superseded:
+            return  # it was asked of another one meanwhile
+        walk = served.walk
+        decided = after_failure(failure, idempotent=idempotent(served.call), resent=walk.resent)
+        if not decided.again:
+            served.finish(_for_callers(failure), metadata)
+            return
+        if failure.executed:
+            walk.resent = True
+        if failure.reason is Reason.NOT_HERE:
+            if answer.intent is Intent.HIT:
+                self._view.note_refused(served.model_id, peer_id)
+        else:
+            walk.failure = failure
+        walk.tried.append(peer_id)
+        self._again(served)
+
+    def suspected(self, answer: "_Answer") -> None:
+        """The peer fell silent with the call: who may be repeated is, once."""
+        served = answer.served
+        walk = served.walk
+        if served.gone or answer.superseded or walk.resent or not idempotent(served.call):
+            return
+        log.info("a call is sent again", model=served.model_id, silent=answer.instance_id)
+        walk.resent = answer.superseded = True
+        walk.tried.append(answer.instance_id)
+        self._again(served)
+
+
+class _Answer(Passing):
+    """The reply of one call that is at a peer."""
+
+    __slots__ = ("_others", "give_up", "instance_id", "intent", "served", "superseded")
+
+    def __init__(self, others: Others, served: Served, instance_id: str, intent: Intent) -> None:
+        self._reply = served  # without super(): this is made for every forwarded call
+        self._others = others
+        self.served = served
+        self.instance_id = instance_id
+        self.intent = intent
+        self.superseded = False
+        self.give_up: Callable[[], None] | None = None
+
+    def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
+        self.served.answer(body, metadata)
+
+    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
+        if failure is None:
+            self.served.finish(None, metadata)
+        else:
+            self._others.failed(self, failure, metadata)
+
+    def suspected(self) -> None:
+        self._others.suspected(self)
+
+
+def idempotent(call: Call) -> bool:
+    """Whether the call may be repeated after a daemon vanished with it."""
+    header = text(call.header(IDEMPOTENT_HEADER)) if call.metadata else ""
+    return is_idempotent(header, predicts=call.kind in PREDICTS)
+
+
+def _for_callers(failure: Failure) -> Failure:
+    """NOT_HERE is between daemons."""
+    if failure.reason is not Reason.NOT_HERE:
+        return failure
+    return Failure(Code.UNAVAILABLE, "no instance took the call", Fault.PEER, retry_after_s=1.0)

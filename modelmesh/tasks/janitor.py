@@ -1,0 +1,86 @@
+"""Makes the registry say of this instance what is true.
+
+Bulk writes may be lost with a daemon, a restore may bring back what was long gone, and a record may
+name a copy of an earlier life of this instance: once a minute every record that names us is held
+against what is here. Also drops what failed here long ago.
+
+Bounded per turn of the loop: records are looked at in small chunks, and only those that hold our
+name are decoded.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from modelmesh.domain.records import ModelRecord
+from modelmesh.registry.tables import Table
+
+PERIOD_S: Final = 60.0
+_CHUNK: Final = 500
+
+
+class Here(Protocol):
+    """What is here."""
+
+    def is_loaded(self, model_id: str) -> bool: ...
+
+    def is_coming(self, model_id: str) -> bool: ...
+
+
+class Words(Protocol):
+    """Says what became of copies (`registry.claims`)."""
+
+    def loaded(self, model_id: str) -> None: ...
+
+    def gone(self, model_id: str) -> None: ...
+
+    def forgiven(self, model_id: str) -> None: ...
+
+
+class Janitor:
+    """Sweeps the table of models for one instance."""
+
+    def __init__(
+        self,
+        table: Table,
+        me: str,
+        here: Here,
+        words: Words,
+        wall_ms: Callable[[], int],
+        failure_expiry_s: float,
+    ) -> None:
+        self._table = table
+        self._me = me
+        self._mark = f'"{me}"'.encode()
+        self._here = here
+        self._words = words
+        self._wall_ms = wall_ms
+        self._expiry_ms = round(failure_expiry_s * 1000)
+
+    async def sweep(self) -> int:
+        """Look at every record once; how many were wrong about us."""
+        wrong = 0
+        for count, model_id in enumerate(self._table.names()):
+            if count % _CHUNK == _CHUNK - 1:
+                await asyncio.sleep(0)
+            wrong += self._look(model_id)
+        return wrong
+
+    def _look(self, model_id: str) -> bool:
+        entry = self._table.get(model_id)
+        loaded = self._here.is_loaded(model_id)
+        if entry is None or (not loaded and self._mark not in entry.value):
+            return False
+        try:
+            record = ModelRecord.from_json(entry.value)
+        except ValueError:
+            return False
+        if loaded and self._me not in record.loaded_in:
+            self._words.loaded(model_id)
+        elif not loaded and self._me in record.instance_ids and not self._here.is_coming(model_id):
+            self._words.gone(model_id)
+        elif self._wall_ms() - record.failed_in.get(self._me, self._wall_ms()) > self._expiry_ms:
+            self._words.forgiven(model_id)
+        else:
+            return False
+        return True
