@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make run` and `make test`. Nothing is needed but Python 3.11+ with venv.
 #
 #   make run [GRPC_PORT=8033 REST_PORT=8008 METRICS_PORT=2112 DATA_DIR=data CAPACITY=bytes]
+#   make fleet [PODS=3 DATA_DIR=data BASE_PORT=port CAPACITY=bytes ETCD=url]   many of them, and an etcd
 #   make test    everything that must hold, `make check` inside it
 #   make bench   the figures of the README, measured on this machine
 
@@ -16,12 +17,17 @@ REST_PORT ?= 8008
 METRICS_PORT ?= 2112
 DATA_DIR ?= data
 CAPACITY ?= 0
+PODS ?= 3
 
-.PHONY: run test check bench format protos docs pins clean
+.PHONY: run fleet test check bench format protos docs pins clean
 
 run: $(VENV)/.run
 	@$(BIN)/python examples/quickstart.py --grpc-port $(GRPC_PORT) --rest-port $(REST_PORT) \
 		--metrics-port $(METRICS_PORT) --data-dir $(DATA_DIR) --capacity-bytes $(CAPACITY)
+
+fleet: $(VENV)/.fleet
+	@$(BIN)/python -m modelmesh up --pods $(PODS) --data-dir $(DATA_DIR) --capacity $(CAPACITY) \
+		$(if $(BASE_PORT),--base-port $(BASE_PORT)) $(if $(ETCD),--etcd $(ETCD))
 
 test: $(VENV)/.test check
 	$(BIN)/python -m pytest tests -n 3 --dist loadfile

@@ -75,7 +75,7 @@ def _etcd(wanted: Wanted, ports: Plan) -> children.Child:
     programs = etcd_process.programs()
     if not programs:
         why = "there is no etcd on this machine"
-        raise folder.refused(why, "install one, or modelmesh[demo], or name one with --etcd")
+        raise folder.refused(why, "install one, or modelmesh[fleet], or name one with --etcd")
     place = etcd_process.Place(wanted.data_dir / children.ETCD, ports.etcd_client, ports.etcd_peer)
     place.folder.mkdir(exist_ok=True)
     argv = etcd_process.command(programs[0], place)
