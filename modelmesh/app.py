@@ -52,6 +52,8 @@ from modelmesh.wire.http1 import Http1Server
 
 log = structlog.get_logger("app")
 
+# How long a new member waits, at most, for those who leave to hand over what they have.
+_CLEAR_S = 120.0
 # Of the time that a stop may take: for handing copies over, while everything is served still.
 _HAND_OVER_SHARE = 2 / 3
 
@@ -134,6 +136,8 @@ class App:
         self._peers = GrpcServer(port, frozenset(), limits)
         await self._peers.start(host, settings.peer_port)
         await daemon.join(f"{host}:{self._peers.port}")
+        self._why_not_ready = "another instance is leaving"
+        await daemon.until_clear(_CLEAR_S)
 
     async def _open_ports(self, parts: Parts, management: Management) -> None:
         settings, instance = self.settings, self.instance

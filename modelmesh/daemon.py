@@ -130,6 +130,11 @@ class Daemon:
         if self.member is not None:
             await self.member.join(address)
 
+    async def until_clear(self, bound_s: float) -> None:
+        """Until no other instance is leaving, within the bound."""
+        if self.member is not None:
+            await self.member.until_nobody_drains(bound_s)
+
     async def hand_over(self, bound_s: float) -> None:
         """Load nothing new; serve what is loaded until others have it, within the bound."""
         self.instance.draining = True

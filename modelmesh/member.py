@@ -28,9 +28,11 @@ from modelmesh.serving.fleet_management import FleetManagement
 from modelmesh.serving.instance import Instance
 from modelmesh.serving.parts import Parts
 from modelmesh.serving.remote import LOAD, UNLOAD, Remote, read
+from modelmesh.serving.spreading import Spreading
 from modelmesh.serving.view import FleetView
 from modelmesh.serving.walk import Others
 from modelmesh.tasks import janitor
+from modelmesh.tasks.draining import Drain
 from modelmesh.tasks.publishing import Publisher
 from modelmesh.wire.transport import NO_METADATA, Call
 
@@ -63,6 +65,11 @@ class Member:
         self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
         self._address = ""
+        self._limits = RoutingLimits(
+            load_timeout_s=config.load_timeout_s,
+            failure_expiry_s=config.failure_expiry_s,
+            max_load_failures=config.max_load_failures,
+        )
         self._calls_before = (0, 0.0)
         self._rate_rpm = 0
 
@@ -87,12 +94,7 @@ class Member:
 
     def decide(self, served: FleetRequest, now: float) -> FleetRoute:
         """Where a call goes."""
-        limits = RoutingLimits(
-            load_timeout_s=self._config.load_timeout_s,
-            failure_expiry_s=self._config.failure_expiry_s,
-            max_load_failures=self._config.max_load_failures,
-        )
-        return route_in_fleet(self.view, served, now, self._rng.random, limits)
+        return route_in_fleet(self.view, served, now, self._rng.random, self._limits)
 
     def attach(self, instance: Instance, management: FleetManagement) -> PeerPort:
         """Join the daemon's parts to the fleet; returns what answers on the peer port."""
@@ -100,6 +102,9 @@ class Member:
         peers, me = self._doors.peers, self._config.instance_id
         instance.join(Others(self.view, peers, self._look, instance.route_again))
         self.remote = Remote(me, peers, self._clock)
+        self.spreading = Spreading(
+            self.view, self.remote, self._clock, self._rng.random, self._limits
+        )
         management.attach(self.view, self.decide, self.remote, self._look, self.records.forgiven)
         self.publisher = Publisher(
             self.describe, lambda: self.membership.record, self.membership.publish
@@ -129,9 +134,38 @@ class Member:
         await self._sweep()
 
     async def hand_over(self, bound_s: float) -> None:
-        """Say that we are leaving."""
-        if self.membership.joined:
-            await self.publisher.now()
+        """Say that we are leaving, and have our copies made elsewhere, within the bound."""
+        if not self.membership.joined:
+            return
+        await self.publisher.now()
+        await Drain(self._by_worth, self.spreading.held_elsewhere, self.spreading.another_copy).run(
+            bound_s
+        )
+
+    def _by_worth(self) -> list[str]:
+        """The loaded models, the most worthy first."""
+        copies, now = self._parts.copies, self._clock()
+        loaded = [copy.model_id for copy in copies if copies.is_loaded(copy.model_id)]
+        return sorted(loaded, key=lambda model_id: -copies.worth(model_id, now))
+
+    async def until_nobody_drains(self, bound_s: float) -> None:
+        """Wait, no longer than this, until no other instance is leaving: a fleet that is being
+        replaced one by one has then handed over what it had."""
+        clear = asyncio.Event()
+
+        def look(_events: object = None) -> None:
+            if not any(record.draining for record in self.membership.others().values()):
+                clear.set()
+
+        unsubscribe = self.membership.subscribe(look)
+        look()
+        try:
+            async with asyncio.timeout(bound_s):
+                await clear.wait()
+        except TimeoutError:
+            log.warning("ready though another instance is still leaving")
+        finally:
+            unsubscribe()
 
     async def leave(self, bound_s: float) -> None:
         """Say what is left to say, take our record away, and let go."""
@@ -139,6 +173,8 @@ class Member:
         await stop(*self._loops)
         if self.membership.joined:
             await self.publisher.stop()
+            for copy in self._parts.copies:
+                self.records.gone(copy.model_id)
             await self.records.flush(min(bound_s, 2.0))
             await self.membership.leave()
         await self._tasks.close()
