@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, TypeVar
 
+from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.registry.local import LocalStore, unavailable
 from modelmesh.registry.store import (
     Change,
@@ -39,6 +40,7 @@ class Faulty:
         self.network = "good"
         self.lose = self.repeat = self.delay = 0.0
         self.deaf = False
+        self.full = False  # it takes no commits
         self.hold_pages: asyncio.Event | None = None
         self.struck: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
@@ -73,6 +75,9 @@ class Faulty:
         return await self._reach("identity", self._identity)
 
     async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
+        if self.full:
+            self.struck["full"] += 1
+            raise MeshError(Failure(Code.RESOURCE_EXHAUSTED, "no space", fault=Fault.STORE))
         return await self._reach("commit", lambda: self.inner.commit(compares, changes))
 
     async def get(self, key: str) -> Entry | None:

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from modelmesh.errors import MeshError
@@ -22,10 +22,7 @@ A_CHANGE = st.tuples(st.sampled_from(KEYS), st.one_of(st.none(), st.binary(max_s
 CHANGES = st.lists(A_CHANGE, min_size=1, max_size=3, unique_by=lambda change: change[0])
 COMMITS = st.tuples(st.sampled_from(["mine", "theirs", "theirs", "theirs, unseen"]), CHANGES)
 STEP = st.one_of(
-    COMMITS,
-    COMMITS,
-    COMMITS,
-    st.tuples(st.sampled_from(["lose", "repeat", "delay"]), st.sampled_from([0.0, 0.4, 0.8])),
+    *[COMMITS] * 8,
     st.tuples(st.sampled_from(["silent", "mute", "refused"]), st.sampled_from([0.5, 3.0])),
     st.tuples(st.just("interrupt"), st.booleans()),
     st.tuples(st.just("deaf"), st.booleans()),
@@ -33,6 +30,10 @@ STEP = st.one_of(
     st.tuples(st.just("look"), st.sampled_from(KEYS)),
     st.tuples(st.just("pass"), st.sampled_from([0.0, 0.5, 3.0, 75.0])),
 )
+
+
+# How much of what a watch brings is lost, repeated, delayed.
+SHARES = st.tuples(*[st.sampled_from([0.0, 0.2, 0.6])] * 3)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -150,18 +151,19 @@ async def commit_between_pages(faulty: Faulty, changes: list[tuple[str, bytes | 
     await settle()
 
 
-@settings(max_examples=100, deadline=None)
-@given(steps=st.lists(STEP, max_size=30), seed=st.integers(0, 2**32), page=st.integers(1, 3))
+@settings(max_examples=100, deadline=None, phases=(Phase.generate,))
+@given(steps=st.lists(STEP, min_size=15, max_size=40), shares=SHARES, seed=st.integers(0, 2**32))
 def test_a_mirror_never_goes_back_and_ends_as_the_store(
-    steps: list[tuple[str, Any]], seed: int, page: int
+    steps: list[tuple[str, Any]], shares: tuple[float, float, float], seed: int
 ) -> None:
     async def follow() -> None:
 
         faulty = Faulty(MemoryStore(history_events=20), Random(seed))
         await commit(faulty.inner, [(KEYS[0], b"0"), (KEYS[-1], b"1")])
-        bounds = Bounds(page_entries=page, tombstones=2)
+        bounds = Bounds(page_entries=1 + seed % 3, tombstones=2)
         mirror = await comes(Mirror.open(faulty, Random(seed), bounds=bounds), 5.0)
         reader = Reader(mirror)
+        faulty.lose, faulty.repeat, faulty.delay = shares
         for what, how in steps:
             await step(faulty, mirror, what, how)
             reader.check(mirror)
