@@ -260,7 +260,7 @@ def route_in_fleet(
     if request.attempt >= limits.most_attempts:
         return _LOADED if here else _COMING if view.is_coming(model_id) else _WORN_OUT
     holder = _least_loaded(view, request, copies, here, rng)
-    if holder == view.me or (here and not holder):
+    if holder == view.me:
         return _LOADED
     if holder:
         candidates = _holders(view, request, copies, here) if explain else ()

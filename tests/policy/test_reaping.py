@@ -105,6 +105,14 @@ def test_pieces_together_prune_what_one_look_would_and_nothing_alive(
         assert set(prune.copies) <= gone
 
 
+def test_a_look_is_bounded_by_records_and_by_changes() -> None:
+    models = [(f"m{n}", record(loaded={"gone": OLD})) for n in range(5)]
+    by_changes = sweep(models, {"gone"}, NOW_MS, ReapingLimits(most_changes=2))
+    assert (len(by_changes.prunes), by_changes.after, by_changes.looked) == (2, "m1", 2)
+    by_records = sweep(models, set(), NOW_MS, ReapingLimits(most_looked=3))
+    assert (len(by_records.prunes), by_records.after, by_records.looked) == (0, "m2", 3)
+
+
 # --- vmodels
 
 

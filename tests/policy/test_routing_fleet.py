@@ -169,6 +169,14 @@ def test_a_sole_copy_that_is_draining_still_answers() -> None:
     assert went(view) == {("a", Intent.HIT)}
 
 
+@pytest.mark.parametrize("flaw", ["draining", "suspect"])
+def test_the_one_good_copy_of_many_is_found_whoever_is_drawn(flaw: str) -> None:
+    flawed = [peer(f"i{n}", **{flaw: True}) for n in range(6)]
+    assert went(holders(*flawed, busy("good", queue=99))) == {("good", Intent.HIT)}
+    flawed_here = holders(*flawed, here=True, load_here_s=9.0)
+    assert went(flawed_here) == {("me", Intent.HIT)}
+
+
 def test_a_copy_that_refused_is_not_asked_again() -> None:
     view = holders(peer("a"), peer("b"))
     assert went(view, Request(tried=("a",))) == {("b", Intent.HIT)}
@@ -224,7 +232,7 @@ def test_a_warm_hit_makes_nothing() -> None:
 
 
 def test_callers_meet_where_a_copy_has_been_coming_longest() -> None:
-    view = View(fleet(3), model=record(coming={"i1": 500, "i2": 900, "gone": 2000}))
+    view = View(fleet(3), model=record(coming={"i2": 900, "i1": 500, "gone": 2000}))
     assert went(view) == {("i2", Intent.HIT)}
     view.peer_by_id["i2"].suspect = True
     assert went(view) == {("i1", Intent.HIT)}

@@ -159,6 +159,7 @@ IDLE = Use(used_age_s=inf)
             Use(used_age_s=11 * HOUR, heavy_age_s=99 * HOUR),
             TWO, LONG_MEMORY, Wishes(), False, "not long ago",
         ),
+        (Use(rate_rpm=2000, used_age_s=1), TWO, FleetUse(9, 0.0, 0.0), Wishes(), False, "need"),
         # three and more
         (Use(rate_rpm=1333), THREE, FULL, Wishes(), True, "more copies"),
         (Use(rate_rpm=1334), THREE, FULL, Wishes(), False, "heavy"),
