@@ -65,7 +65,7 @@ class EtcdServer:
         self.process: EtcdProcess
         self._folder = folder
         self._scheme = scheme
-        self._flags = flags
+        self.flags = flags
         self._members = members
         self.place = place or self._new_place()
         self._movable = place is None
@@ -94,7 +94,7 @@ class EtcdServer:
             self.place,
             members=self._members,
             unsafe_no_fsync=True,
-            flags=self._flags,
+            flags=self.flags,
         )
 
     def stop(self) -> None:
@@ -146,6 +146,20 @@ class EtcdServer:
         client, peer, health = free_ports(3)
         health = health if self._scheme == "https" else 0
         return Place(self._folder, client, peer, scheme=self._scheme, health_port=health)
+
+
+def cluster(program: Program, folder: Path, size: int) -> list[EtcdServer]:
+    """Members of one cluster that answer."""
+    places = [
+        Place(folder / f"m{n}", client, peer, name=f"m{n}")
+        for n, (client, peer) in enumerate(zip(*[iter(free_ports(2 * size))] * 2, strict=True))
+    ]
+    servers = [EtcdServer(program, each.folder, place=each, members=places) for each in places]
+    for server in servers:
+        server.launch()
+    for server in servers:
+        server.process.wait_until_it_answers(START_S)
+    return servers
 
 
 _shared: dict[tuple[str, str], tuple[EtcdServer, "tempfile.TemporaryDirectory[str]"]] = {}

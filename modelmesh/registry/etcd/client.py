@@ -24,12 +24,14 @@ from modelmesh.registry.local import unavailable
 
 # A try: longer than an election (1 s), shorter than etcd's own 7 s for a proposal that was lost.
 TRY_S: Final = 1.5
-# A page may have 256 MiB.
-LONG_TRY_S: Final = 10.0
+# A page may have many MiB.
+LONG_TRY_S: Final = 4.0
+LEAST_TRY_S: Final = 0.1
 # Whoever is left by a caller after this long has not answered.
 SLOW_S: Final = 0.5
-# All tries of one call with the pauses between them, which double.
+# All tries of one call with the pauses between them, which double; a long try has room for two.
 CALL_S: Final = 3.5
+LONG_CALL_S: Final = 6.0
 PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 0.4
 # A token that is refused as often will not be better the next time.
@@ -37,7 +39,7 @@ TOKENS: Final = 3
 
 _ON_THE_WAY: Final = frozenset({Meaning.ELSEWHERE, Meaning.UNKNOWN})
 
-Work = Callable[[int, Headers], Awaitable[Any]]  # one try, at that endpoint
+Work = Callable[[int, Headers, float], Awaitable[Any]]  # one try there, within that time
 
 
 class Refused(Exception):
@@ -62,24 +64,24 @@ class EtcdClient:
     async def call(self, path: str, request: Any, *, repeatable: bool, try_s: float = TRY_S) -> Any:
         """etcd's answer; MeshError if there is none that helps."""
 
-        async def work(endpoint: int, headers: Headers) -> Any:
+        async def work(endpoint: int, headers: Headers, within_s: float) -> Any:
             method = self.links.method(endpoint, path)
-            return await method(request, timeout=try_s, metadata=headers)
+            return await method(request, timeout=within_s, metadata=headers)
 
-        return await self._ask(work, repeatable)
+        return await self._ask(work, repeatable, try_s)
 
     async def keep_alive(self, lease: int) -> bool:
         """Start the lease's time to live anew; False if there is no such lease."""
 
-        async def work(endpoint: int, headers: Headers) -> Any:
-            stream = self.links.method(endpoint, KEEP_ALIVE)(timeout=TRY_S, metadata=headers)
+        async def work(endpoint: int, headers: Headers, within_s: float) -> Any:
+            stream = self.links.method(endpoint, KEEP_ALIVE)(timeout=within_s, metadata=headers)
             try:
                 await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
                 return await stream.read()
             finally:
                 stream.cancel()
 
-        answer = await self._ask(work, repeatable=True)
+        answer = await self._ask(work, True, TRY_S)
         return answer is not grpc.aio.EOF and answer.TTL > 0
 
     async def close(self) -> None:
@@ -100,13 +102,13 @@ class EtcdClient:
             meaning = Meaning.ELSEWHERE if on_the_way else Meaning.WRONG
             raise Refused(meaning, refused.details) from error
 
-    async def _ask(self, work: Work, repeatable: bool) -> Any:
-        ends_at = self._loop.time() + CALL_S
+    async def _ask(self, work: Work, repeatable: bool, try_s: float) -> Any:
+        ends_at = self._loop.time() + (CALL_S if try_s <= TRY_S else LONG_CALL_S)
         tries = 0
         while True:
             endpoint = self.links.current
             try:
-                return await self._try(work, endpoint)
+                return await self._try(work, endpoint, min(try_s, ends_at - self._loop.time()))
             except Refused as refused:
                 tries += 1
                 if refused.meaning in _ON_THE_WAY:
@@ -118,7 +120,7 @@ class EtcdClient:
             if rounds >= 0:
                 await asyncio.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2**rounds))
 
-    async def _try(self, work: Work, endpoint: int) -> Any:
+    async def _try(self, work: Work, endpoint: int, within_s: float) -> Any:
         """One try; raises Refused."""
         if self.closed:
             raise unavailable("the registry is closed")
@@ -126,7 +128,7 @@ class EtcdClient:
         began_at = self._loop.time()
         try:
             headers = await self.headers(endpoint)
-            return await work(endpoint, headers)
+            return await work(endpoint, headers, max(within_s, LEAST_TRY_S))
         except grpc.aio.AioRpcError as error:
             refused = refusal(error)
             if refused.meaning is Meaning.TOKEN and not self.tokens.refused(headers):

@@ -60,6 +60,11 @@ class EtcdStore:
     ) -> None:
         await self.close()
 
+    @property
+    def renewals(self) -> int:
+        """How often etcd was asked for a token."""
+        return self._client.tokens.renewals
+
     async def identity(self) -> str:
         """Which cluster this is. Another one under the same endpoints is a restore."""
         request = rpc_pb2.RangeRequest(key=self._root, count_only=True)

@@ -63,7 +63,7 @@ class EtcdWatch:
         self._position = Position(after_revision)
         self._translate = translate
         self._silence_s = silence_s
-        self._stream: Any = None
+        self.stream: Any = None  # the one that is read, or None between two
         self._reading: asyncio.Task[Any] | None = None
         self._endpoint = 0
         self._headers: Any = ()
@@ -102,7 +102,7 @@ class EtcdWatch:
 
     async def _next(self) -> list[Event]:
         """What the next answer brings; raises Refused, Canceled, Compacted."""
-        if self._stream is None:
+        if self.stream is None:
             await self._open()
         answer = await self._answer()
         self._patience = 1
@@ -116,7 +116,7 @@ class EtcdWatch:
         self._endpoint = self._client.links.current
         self._headers = await self._client.headers(self._endpoint)
         self._position.reopened()
-        self._stream = self._client.links.method(self._endpoint, WATCH)(metadata=self._headers)
+        self.stream = self._client.links.method(self._endpoint, WATCH)(metadata=self._headers)
         create = rpc_pb2.WatchCreateRequest(
             key=self._key,
             range_end=self._range_end,
@@ -132,7 +132,7 @@ class EtcdWatch:
 
     async def _say(self, request: Any) -> None:
         """Send it; raises Refused where etcd does not take it."""
-        writing = spawn(_write(self._stream, request), "etcd watch request")
+        writing = spawn(_write(self.stream, request), "etcd watch request")
         try:
             await asyncio.wait([writing, self._client.ended], timeout=SIGN_S, return_when=_FIRST)
             refused = (
@@ -159,7 +159,7 @@ class EtcdWatch:
     async def _heard(self, within_s: float) -> Any:
         """What the stream says within that time, or None; the reading itself goes on."""
         if self._reading is None:
-            self._reading = spawn(_read(self._stream), "etcd watch")
+            self._reading = spawn(_read(self.stream), "etcd watch")
         done, _ = await asyncio.wait([self._reading], timeout=within_s)
         if not done:
             return None
@@ -203,7 +203,7 @@ class EtcdWatch:
         await asyncio.wait([self._client.ended], timeout=pause_s)
 
     def _let_go(self) -> None:
-        stream, self._stream = self._stream, None
+        stream, self.stream = self.stream, None
         self._reading = None
         if stream is not None:
             stream.cancel()

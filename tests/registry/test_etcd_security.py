@@ -1,0 +1,192 @@
+"""etcd that asks who we are: passwords, tokens that end, certificates."""
+
+import asyncio
+import base64
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelmesh.errors import Code, MeshError
+from modelmesh.registry.etcd.config import EtcdConfig, Tls, parse
+from modelmesh.registry.etcd.store import EtcdStore
+from modelmesh.registry.store import Put
+from tests.registry.certificates import HAVE_OPENSSL, Authority, rsa_pair
+from tests.registry.etcd_server import PROGRAMS, EtcdServer
+
+BOUND_S = 60.0
+LOOK_EVERY_S = 0.05
+needs_openssl = pytest.mark.skipif(not HAVE_OPENSSL, reason="there is no openssl on PATH")
+
+
+def read(path: str) -> bytes | None:
+    return Path(path).read_bytes() if Path(path).is_file() else None
+
+
+def enable_authentication(server: EtcdServer) -> None:
+    """root may do everything; mm may use what lies below /test/; nobody else gets in."""
+    begin, end = (base64.b64encode(key).decode() for key in (b"/test/", b"/test0"))
+    server.ask("auth/user/add", {"name": "root", "password": "r00t"})
+    server.ask("auth/role/add", {"name": "root"})
+    server.ask("auth/user/grant", {"user": "root", "role": "root"})
+    server.ask("auth/user/add", {"name": "mm", "password": "secret"})
+    server.ask("auth/role/add", {"name": "mm"})
+    permission = {"permType": "READWRITE", "key": begin, "range_end": end}
+    server.ask("auth/role/grant", {"name": "mm", "perm": permission})
+    server.ask("auth/user/grant", {"user": "mm", "role": "mm"})
+    server.ask("auth/enable", {})
+
+
+def ours(server: EtcdServer) -> EtcdConfig:
+    return server.config(user="mm", password="secret")
+
+
+async def until(condition: Callable[[], bool], store: EtcdStore) -> None:
+    """Use the store until something has come about."""
+    for _ in range(int(BOUND_S / LOOK_EVERY_S)):
+        if condition():
+            return
+        await store.get("a")
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise TimeoutError
+
+
+async def test_a_token_is_got_and_forgotten_tokens_are_got_anew(etcd: EtcdServer) -> None:
+    """Whoever sets a password, be it the same one, ends the user's tokens."""
+    enable_authentication(etcd)
+    async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
+        revision = (await store.commit([], [Put("a", b"1")])).revision
+        lease = await store.grant(60)
+        assert await store.keep_alive(lease)
+        watch = store.watch("", revision)
+        waiting = asyncio.ensure_future(anext(watch))
+        assert store.renewals == 1
+        token = etcd.ask("auth/authenticate", {"name": "root", "password": "r00t"})["token"]
+        etcd.ask("auth/user/changepw", {"name": "mm", "password": "secret"}, token)
+        both = [store.keep_alive(lease), store.commit([], [Put("a", b"2")])]
+        assert all(await asyncio.gather(*both))
+        assert store.renewals == 2
+        assert [event.key for event in await waiting] == ["a"]
+        waiting = asyncio.ensure_future(anext(watch))
+        etcd.kill()
+        etcd.start()
+        await until_it_answers(store)
+        await store.commit([], [Put("b", b"2")])
+        assert [event.key for event in await waiting] == ["b"]
+
+
+async def until_it_answers(store: EtcdStore) -> None:
+    for _ in range(int(BOUND_S / LOOK_EVERY_S)):
+        try:
+            await store.get("a")
+        except MeshError:
+            await asyncio.sleep(LOOK_EVERY_S)
+        else:
+            return
+    raise TimeoutError
+
+
+@needs_openssl
+async def test_tokens_that_end_are_renewed_without_a_failed_call(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    keys = rsa_pair(tmp_path)
+    etcd.stop()
+    token = f"jwt,pub-key={keys.certificate},priv-key={keys.key},sign-method=RS256,ttl=1s"
+    etcd.flags = (f"--auth-token={token}",)
+    etcd.start()
+    enable_authentication(etcd)
+    async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
+        watch = store.watch("", 0)
+        await store.commit([], [Put("a", b"1")])
+        assert [event.key for event in await anext(watch)] == ["a"]
+        await until(lambda: store.renewals >= 3, store)
+        assert (await store.commit([], [Put("b", b"2")])).succeeded
+        assert [event.key for event in await anext(watch)] == ["b"]
+
+
+async def test_authentication_that_begins_or_ends_while_we_are_connected(
+    etcd: EtcdServer,
+) -> None:
+    async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
+        assert (await store.commit([], [Put("a", b"1")])).succeeded
+        enable_authentication(etcd)
+        assert (await store.commit([], [Put("a", b"2")])).succeeded
+        token = etcd.ask("auth/authenticate", {"name": "root", "password": "r00t"})["token"]
+        etcd.ask("auth/disable", {}, token)
+        assert (await store.commit([], [Put("a", b"3")])).succeeded
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "root"),
+    [("mm", "wrong", "/test/"), ("", "", "/test/"), ("mm", "secret", "/other/")],
+    ids=["wrong password", "nobody", "foreign keys"],
+)
+async def test_whom_etcd_does_not_let_in_is_told_so(
+    etcd: EtcdServer, user: str, password: str, root: str
+) -> None:
+    enable_authentication(etcd)
+    config = etcd.config(root, user=user, password=password)
+    async with asyncio.timeout(BOUND_S), EtcdStore(config) as store:
+        for work in (store.get("a"), store.commit([], [Put("a", b"")]), anext(store.watch("", 0))):
+            with pytest.raises(MeshError) as caught:
+                await work
+            assert caught.value.failure.code is Code.FAILED_PRECONDITION
+            assert not caught.value.failure.executed
+            assert "wrong" not in caught.value.failure.message
+
+
+@needs_openssl
+@pytest.mark.parametrize("version", list(PROGRAMS))
+async def test_both_sides_show_certificates(version: str, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    server = authority.sign("etcd.example", "DNS:etcd.example")
+    authority.sign("client")
+    ca = str(authority.pair.certificate)
+    etcd = EtcdServer(
+        PROGRAMS[version],
+        tmp_path / "etcd",
+        scheme="https",
+        flags=(
+            f"--cert-file={server.certificate}",
+            f"--key-file={server.key}",
+            f"--trusted-ca-file={ca}",
+            "--client-cert-auth",
+        ),
+    )
+    etcd.start()
+    try:
+        document = {
+            "endpoints": f"https://{etcd.address}",
+            "root_prefix": "/ns",
+            "certificate_file": "ca.pem",
+            "client_certificate_file": "client.pem",
+            "client_key_file": "client.key",
+            "override_authority": "etcd.example",
+        }
+        (tmp_path / "etcd.json").write_text(json.dumps(document))
+        config = parse(str(tmp_path / "etcd.json"), "svc", read)
+        async with asyncio.timeout(BOUND_S), EtcdStore(config) as store:
+            revision = (await store.commit([], [Put("a", b"1")])).revision
+            assert [e.revision for e in await anext(store.watch("", 0))] == [revision]
+            assert await store.keep_alive(await store.grant(60))
+        assert config.tls is not None
+        strangers = (
+            None,
+            dataclasses.replace(config.tls, certificate=None, key=None),
+            dataclasses.replace(config.tls, authority=""),
+            Tls(certificate=config.tls.certificate, key=config.tls.key, authority="etcd.example"),
+        )
+        without = [dataclasses.replace(config, tls=tls) for tls in strangers]
+        await asyncio.gather(*(assert_kept_out(each) for each in without))
+    finally:
+        etcd.stop()
+
+
+async def assert_kept_out(config: EtcdConfig) -> None:
+    async with asyncio.timeout(BOUND_S), EtcdStore(config) as store:
+        with pytest.raises(MeshError) as caught:
+            await store.get("a")
+        assert caught.value.failure.code is Code.UNAVAILABLE
