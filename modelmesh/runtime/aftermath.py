@@ -6,7 +6,8 @@ They lose nothing. Four rules, in the order of this file:
   Every other unanswered call never began and is sent again. Residents that are not to blame come
   back in another host when they are called next.
 * A host that was ended for its silence: its journal is a lie, and `blame` says whom the daemon's
-  own knowledge accuses. Where it cannot tell, every suspect has a host to itself from then on.
+  own knowledge accuses. Where it cannot tell, every suspect has a host to itself until one of
+  them is convicted.
 * A stalled host: one entry has held it for too long. The gate in the journal page is shut, so that
   nothing else begins there; the slow model keeps the host to itself, all others move on.
 * A tainted host: a load has left threads or children behind, which may bring the host down in
@@ -58,6 +59,7 @@ class Aftermath:
         bring_back: Callable[[Resident], None],
         lose: Callable[[Resident, Failure, Failure], None],
         is_harmless: Callable[[str], bool],
+        settle: Callable[[Resident], None],
     ) -> None:
         self._residents = residents
         self._loading = loading
@@ -66,6 +68,7 @@ class Aftermath:
         self._bring_back = bring_back
         self._lose = lose
         self._is_harmless = is_harmless
+        self._settle = settle
 
     # --- a dead host
 
@@ -122,6 +125,9 @@ class Aftermath:
             offence=verdict.offence,
         )
         self._remember(culprit, verdict)
+        for model_id in self._conduct.acquit(culprit.model_id):
+            if model_id in self._residents:
+                self._settle(self._residents[model_id])
         for call in guilty:
             if call.kind == kinds.UNLOAD_MODEL:
                 call.reply.answer(b"")  # its memory is given back
@@ -136,10 +142,18 @@ class Aftermath:
         """One of them hid that it held the host: the next time it will be known which."""
         log.warning("a host fell silent", host=host.number, pid=host.pid, models=sorted(suspects))
         for model_id in suspects:
-            self._note_stall(model_id, "was in a shared host that fell silent")
+            self._suspect(model_id, suspects)
         for call in may_have_begun:
             end = End("", host.doom, host.limit_s)
             call.reply.finish(blame.verdict(call.kind, end).failure)
+
+    def _suspect(self, model_id: str, among: frozenset[str]) -> None:
+        resident = self._residents.get(model_id)
+        request = resident.request if resident else self._loading.get(model_id)
+        if request is not None:
+            self._conduct.suspected(request, "was in a shared host that fell silent", among)
+        if resident is not None:
+            resident.trial = None  # it settles when it is acquitted
 
     def _remember(self, culprit: Ran, verdict: Verdict) -> None:
         resident = self._residents.get(culprit.model_id)

@@ -1,9 +1,10 @@
 """What models have done to their hosts: whom policy keeps apart, and who is in quarantine.
 
 A model that once took or stalled a shared host starts in a process host from then on; one that
-takes hosts down again and again is not loaded at all for a while. The record belongs to the model
-as registered: another path, key or type under the same id starts clean. Bounded, in memory only:
-the fleet's memory of failed loads is in the registry.
+takes hosts down again and again is not loaded at all for a while. Where it could have been any of
+several, each is kept apart until one of them is convicted; that acquits the others. The record
+belongs to the model as registered: another path, key or type under the same id starts clean.
+Bounded, in memory only: the fleet's memory of failed loads is in the registry.
 """
 
 from collections import deque
@@ -23,6 +24,7 @@ class _Record:
     request: LoadRequest
     offence: str = ""
     losses: deque[float] = field(default_factory=deque)
+    among: frozenset[str] = frozenset()  # the suspects, where it is only one of them
 
 
 class Conduct:
@@ -35,12 +37,30 @@ class Conduct:
 
     def stalled(self, request: LoadRequest, offence: str) -> None:
         """The model kept a shared host from others."""
-        self._record(request).offence = offence
+        record = self._record(request)
+        record.offence, record.among = offence, frozenset()
+
+    def suspected(self, request: LoadRequest, offence: str, among: frozenset[str]) -> None:
+        """One of these has done it. What is certain of the model already stays so."""
+        record = self._record(request)
+        if record.among or not record.offence:
+            record.offence, record.among = offence, record.among | among
+
+    def acquit(self, convicted: str) -> list[str]:
+        """The models that were suspected together with this one, and are not any more."""
+        acquitted = [
+            record
+            for record in self._records.values()
+            if convicted in record.among and record.request.model_id != convicted
+        ]
+        for record in acquitted:
+            record.offence, record.among = "", frozenset()
+        return [record.request.model_id for record in acquitted]
 
     def lost_host(self, request: LoadRequest, offence: str, now: float) -> None:
         """The model cost a host."""
         record = self._record(request)
-        record.offence = offence
+        record.offence, record.among = offence, frozenset()
         record.losses.append(now)
         while len(record.losses) > self._most:
             record.losses.popleft()

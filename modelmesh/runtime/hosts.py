@@ -98,6 +98,7 @@ class HostedRuntime:
             bring_back=self._bring_back,
             lose=self._lose,
             is_harmless=self._is_harmless,
+            settle=self._acquitted,
         )
         self._zygote = ZygoteClient(config.zygote)
         self._pool = HostPool(
@@ -220,7 +221,7 @@ class HostedRuntime:
         return TierFacts(
             request.file_bytes,
             self._experience.measured(digest),
-            self._conduct.offence(request),
+            self._conduct.offence(request) or request.offence,
             self._types.always_quick(request.type),
         )
 
@@ -378,6 +379,13 @@ class HostedRuntime:
         decision = tiering.settles(facts, self._limits)
         if decision.tier is Tier.SHARED:
             self._spawn(self._settle(resident, decision), f"settle {request.model_id}")
+
+    def _acquitted(self, resident: Resident) -> None:
+        """It was kept apart for what another did: it goes back to where it belongs."""
+        facts = self._facts(resident.request, resident.digest)
+        decision = tiering.choose_tier(facts, self._limits)
+        if decision.tier is Tier.SHARED:
+            self._spawn(self._settle(resident, decision), f"settle {resident.request.model_id}")
 
     async def _settle(self, resident: Resident, decision: TierDecision) -> None:
         await self._move(resident, await self._pool.shared_host(), decision)

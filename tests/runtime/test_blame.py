@@ -58,6 +58,23 @@ def test_stalls_are_remembered_but_lead_to_no_quarantine() -> None:
     assert conduct.quarantine(MODEL, 0.0) is None
 
 
+def test_suspects_are_acquitted_when_one_of_them_is_convicted() -> None:
+    conduct = Conduct(quarantine_losses=3, expiry_s=900)
+    others = {name: replace(MODEL, model_id=name) for name in ("villain", "known", "innocent")}
+    among = frozenset(others)
+    conduct.stalled(others["known"], "held a shared host")
+    for request in others.values():
+        conduct.suspected(request, "was there", among)
+    assert conduct.offence(others["known"]) == "held a shared host"
+    assert conduct.acquit("somebody else") == []
+    assert conduct.offence(others["innocent"]) == conduct.offence(others["villain"]) == "was there"
+    conduct.lost_host(others["villain"], "hung", 0.0)
+    assert conduct.acquit("villain") == ["innocent"]
+    assert conduct.offence(others["innocent"]) == ""
+    assert conduct.offence(others["villain"]) == "hung"
+    assert conduct.offence(others["known"]) == "held a shared host"
+
+
 def test_a_record_belongs_to_the_model_as_registered() -> None:
     conduct = Conduct(quarantine_losses=1, expiry_s=900)
     conduct.lost_host(MODEL, "crashed", 0.0)

@@ -118,6 +118,11 @@ def hostile(model_id: str, **what: object) -> LoadRequest:
     return LoadRequest(model_id, "hostile", "", json.dumps(what))
 
 
+def _tier(runtime: HostedRuntime, model_id: str) -> str:
+    loaded = runtime.describe(model_id)
+    return loaded.tier if loaded else ""
+
+
 async def failed_ask(runtime: HostedRuntime, model_id: str) -> tuple[Code, Reason]:
     with pytest.raises(MeshError) as caught:
         await ask(runtime, model_id)
@@ -140,10 +145,12 @@ async def test_who_cannot_be_told_apart_is_kept_apart_and_known_the_next_time(
     assert caught.value.failure.executed
     await until(lambda: is_dead(home))
     assert await innocents.future, "sent again, since it never began"
+    assert _tier(runtime, "innocent") == "process", "kept apart: it might have been it"
     assert listener.lost == {}
     second = await failed_ask(runtime, "villain")
     assert second == (Code.DEADLINE_EXCEEDED, Reason.PREDICT_TIMEOUT)
     await until(lambda: set(listener.lost) == {"villain"})
+    await until(lambda: _tier(runtime, "innocent") == "shared")  # acquitted
     assert await ask(runtime, "innocent")
 
 
