@@ -26,6 +26,7 @@ SLEEPS_IN_TESTS = {
     "tests/api/fakes.py": "looks at a condition until its bound",
     "tests/app/client.py": "looks at a condition until its bound",
     "tests/faults/suspects.py": "models that hang",
+    "tests/peers/worlds.py": "looks at a condition until its bound; virtual time passes",
     "tests/runtime/fake.py": "a model that takes its time, on a virtual clock",
     "tests/runtime/misdeeds.py": "models that hang",
     "tests/runtime/test_hostile.py": "the pace of a stream of requests",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
-from modelmesh.errors import Code, Failure, Reason
+from modelmesh.errors import Code, Failure
 from modelmesh.peers.headers import report_of
 from modelmesh.peers.links import Lane
 from modelmesh.wire.replies import OpenReply
@@ -26,14 +26,12 @@ class Finding(Enum):
 
 
 def finding(failure: Failure, queue_depth: int | None) -> Finding:
-    """A peer's own word carries its queue depth or a reason; what has neither is the link's."""
+    """A peer's own word carries its queue depth; a failure without one is the link's."""
     if queue_depth is not None:
         return Finding.ANSWERED
     if failure.code is not Code.UNAVAILABLE:
         return Finding.NOTHING
-    if failure.executed:
-        return Finding.LOST
-    return Finding.REFUSED if failure.reason is Reason.NONE else Finding.NOTHING
+    return Finding.LOST if failure.executed else Finding.REFUSED
 
 
 class Sender(Protocol):

@@ -73,6 +73,11 @@ class MemoryNetwork:
         """The Peers door of the daemon at `address`."""
         return Members(instance_id, partial(self.link, address), self.loop.time, times)
 
+    def connections(self, one: str, other: str) -> int:
+        """How many connections are open between the two."""
+        ends = {one, other}
+        return sum({known.source, known.target} == ends for known in self._connections)
+
     # --- faults
 
     def delay(self, source: str, target: str, delay_s: float, jitter_s: float = 0.0) -> None:
@@ -111,6 +116,13 @@ class MemoryNetwork:
             if {connection.source, connection.target} == {one, other}:
                 self.struck["cut"] += 1
                 connection.lose()
+
+    def freeze(self, one: str, other: str) -> None:
+        """Connections that are open are dead for good, and nobody says so: new ones work."""
+        for connection in self._connections:
+            if {connection.source, connection.target} == {one, other}:
+                self.struck["freeze"] += 1
+                connection.forth.frozen = connection.back.frozen = True
 
     def cut_answers(self, source: str, target: str, count: int = 1) -> None:
         """The next answers that `source` gives to `target` break their connection instead."""
@@ -175,7 +187,8 @@ class _Pipe:
     """
 
     __slots__ = (
-        "_arriving", "_held", "_network", "_timer", "_under_way", "_way", "broken", "silent_since",
+        "_arriving", "_held", "_network", "_timer", "_under_way", "_way", "broken",
+        "frozen", "silent_since",
     )  # fmt: skip
 
     def __init__(self, network: MemoryNetwork, source: str, target: str) -> None:
@@ -186,6 +199,7 @@ class _Pipe:
         self._arriving = False
         self._held: list[Act] = []
         self.broken = False
+        self.frozen = False
         self.silent_since: float | None = None
 
     def send(self, act: Act) -> None:
@@ -199,7 +213,7 @@ class _Pipe:
 
     def release(self) -> None:
         """The way may be free again: what was held goes first."""
-        if self._held and self._network.passes(*self._way):
+        if self._held and not self.frozen and self._network.passes(*self._way):
             acts = [*self._held, *(act for _, act in self._under_way)]
             self._held.clear()
             self._under_way.clear()
@@ -211,7 +225,7 @@ class _Pipe:
                 self.send(act)
 
     def _free(self) -> bool:
-        return not self._held and self._network.passes(*self._way)
+        return not (self._held or self.frozen) and self._network.passes(*self._way)
 
     def _arm(self) -> None:
         if self._under_way and self._timer is None and not self._arriving:
@@ -315,8 +329,6 @@ class MemoryLink:
         sent = _Sent(self._network.loop, call)
         if self._closed:
             sent.finish(unavailable(executed=False))
-        elif call.deadline <= self._network.loop.time():
-            sent.finish(_TOO_LATE)
         elif self._connection is not None and not self._connection.lost:
             sent.begin(self._connection)
         else:

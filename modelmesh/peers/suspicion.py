@@ -124,8 +124,7 @@ class Suspicion:
     def _clear(self) -> None:
         self.misses = 0
         self.suspect = False
-        if self.reachable:
-            self._backoff_s = self._times.ask_every_s
+        self._backoff_s = self._times.ask_every_s
 
     def _back_off(self, now: float) -> None:
         self._next_ask = now + self._backoff_s

@@ -15,11 +15,17 @@ class Relay:
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._open: list[asyncio.Event] = []
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def connections(self) -> int:
+        """How many are open at both ends."""
+        return len(self._pumps) // 2
 
     def cut(self) -> int:
         """Break every connection; how many there were."""
@@ -28,6 +34,14 @@ class Relay:
             writer.transport.abort()
         self._writers.clear()
         return cut
+
+    def freeze(self) -> int:
+        """Swallow what comes on connections that are open, for good; how many there were."""
+        frozen = len(self._open)
+        for alive in self._open:
+            alive.clear()
+        self._open.clear()
+        return frozen
 
     def refuse(self) -> None:
         """No new connection."""
@@ -54,19 +68,27 @@ class Relay:
             self._writers.discard(writer)
             return
         self._writers.add(far_writer)
+        alive = asyncio.Event()
+        alive.set()
+        self._open.append(alive)
         for source, sink, way in (
             (reader, far_writer, self.there),
             (far_reader, writer, self.back),
         ):
-            pump = asyncio.get_running_loop().create_task(self._pump(source, sink, way))
+            pump = asyncio.get_running_loop().create_task(self._pump(source, sink, way, alive))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, way: asyncio.Event
+        self,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        way: asyncio.Event,
+        alive: asyncio.Event,
     ) -> None:
         try:
             while received := await source.read(65536):
+                await alive.wait()
                 await way.wait()
                 sink.write(received)
         except ConnectionError:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmesh.domain.instances import InstanceRecord
 from modelmesh.errors import Code
 from modelmesh.peers.memory import MemoryLink, MemoryNetwork
 from modelmesh.simulation import clock
 from modelmesh.wire.transport import NO_DEADLINE, Call
-from tests.peers.worlds import Answer, until
+from tests.peers.worlds import Answer, Callee, elapse, until
 
 
 class Place:
@@ -103,7 +105,7 @@ async def test_a_paused_daemon_takes_and_says_nothing_until_it_wakes(
     place.seen[0][1].reply.answer(b"said while paused")
     fresh = send(network.link("a", "b"))
     assert (await fresh.failure()).executed is False  # nobody shakes hands
-    await asyncio.sleep(1)
+    await elapse(1)
     assert (before.ends, len(place.seen)) == ([], 1)
     assert network.struck["held"] == 2
     network.resume("b")
@@ -142,7 +144,7 @@ async def answer_of(answer: Answer, bound_s: float) -> Any:
 async def test_a_long_answer_is_no_silence(network: MemoryNetwork) -> None:
     place, link = Place(network, "b", keeps=True), network.link("a", "b")
     answer = send(link)
-    await asyncio.sleep(3600)
+    await elapse(3600)
     place.seen[0][1].reply.answer(b"at last")
     assert await answer.body() == b"at last"
 
@@ -157,7 +159,7 @@ async def test_the_dead_hear_nothing(network: MemoryNetwork) -> None:
     assert (failure.code, failure.executed) == (Code.UNAVAILABLE, True)
     assert b.seen[0][1].reply.gone
     assert network.struck["crash"] == 2
-    await asyncio.sleep(1)
+    await elapse(1)
     assert (of_a.ends, a.seen[0][1].reply.gone) == ([], False)
     refused = await send(network.link("b", "a")).failure()
     assert (refused.executed, network.struck["refused"]) == (False, 1)
@@ -173,7 +175,7 @@ async def test_a_deadline_that_passes_on_the_way_ends_the_call(network: MemoryNe
     assert failure.code is Code.DEADLINE_EXCEEDED
     assert now() - began == pytest.approx(1, abs=0.1)
     assert (await send(link, deadline=now()).failure()).code is Code.DEADLINE_EXCEEDED
-    await asyncio.sleep(10)
+    await elapse(10)
     assert all(call.reply.gone for _, call in place.seen)
 
 
@@ -198,6 +200,36 @@ async def test_a_closed_link_ends_its_calls(network: MemoryNetwork) -> None:
     assert place.seen[0][1].reply.gone
 
 
+@simulated
+async def test_a_paused_daemon_learns_of_a_cut_when_it_wakes(network: MemoryNetwork) -> None:
+    place, link = Place(network, "b", keeps=True), network.link("a", "b")
+    answer = send(link)
+    await until(lambda: place.seen)
+    network.pause("b")
+    network.cut("a", "b")
+    assert (await answer.failure()).executed
+    assert not place.seen[0][1].reply.gone
+    network.resume("b")
+    assert place.seen[0][1].reply.gone
+
+
+@simulated
+async def test_news_of_a_peer_are_reason_to_ask_it_now(network: MemoryNetwork) -> None:
+    """It started again: nobody waits for the next question of a long silence."""
+    peers = network.peers("a", "a")
+    record = InstanceRecord(start_ms=1, address="b")
+    peers.update({"b": record})
+    await elapse(60)
+    network.listen("b", Callee("b").handler)
+    peer = peers.get("b")
+    assert peer is not None
+    assert not peer.answers
+    peers.update({"b": replace(record, start_ms=2)})
+    await elapse(0.01)
+    assert peer.answers
+    await peers.close(0)
+
+
 STEPS = st.lists(st.sampled_from(["send", "block", "unblock", "pause", "resume", "wait"]))
 
 
@@ -213,7 +245,7 @@ def test_what_is_sent_arrives_once_and_in_order(steps: list[str]) -> None:
             if step == "send":
                 answers.append(send(link, b"%d" % len(answers)))
             elif step == "wait":
-                await asyncio.sleep(0.02)
+                await elapse(0.02)
             elif step in ("pause", "resume"):
                 getattr(network, step)("b")
             else:
@@ -234,8 +266,8 @@ def test_the_same_seed_gives_the_same_run() -> None:
         place, link = Place(network, "b"), network.link("a", "b")
         for n in range(30):
             send(link, b"%d" % n)
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(1)
+            await elapse(0.05)
+        await elapse(1)
         return [(at, bytes(call.body)) for at, call in place.seen]
 
     runs: list[partial[Coroutine[Any, Any, Any]]] = [partial(act, seed) for seed in (1, 1, 2)]

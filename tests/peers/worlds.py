@@ -38,6 +38,12 @@ async def until(condition: Callable[[], Any], bound_s: float = 10.0) -> None:
         await asyncio.sleep(0.002)
 
 
+async def elapse(seconds: float) -> None:
+    """So much virtual time passes, at once."""
+    assert isinstance(asyncio.get_running_loop(), clock.SimulatedLoop)
+    await asyncio.sleep(seconds)
+
+
 class Answer(OpenReply):
     """A caller's reply that keeps everything it is told."""
 
@@ -80,13 +86,18 @@ class Answer(OpenReply):
 
 @dataclass
 class Callee:
-    """One daemon that is called. `then` acts on each call; `health` counts the questions."""
+    """One daemon that is called. `then` acts on each call; `health` counts the questions.
+
+    `deaf`: it keeps the questions, and answers none.
+    """
 
     instance_id: str
     then: Callable[[Call], None] = lambda call: call.reply.answer(call.body)
     seen: list[tuple[str, Hops, Call]] = field(default_factory=list)
     queue_depth: int = 0
     health: int = 0
+    deaf: bool = False
+    unheard: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +105,9 @@ class Callee:
 
     def handler(self, calls: list[Call]) -> None:
         self.health += sum(call.kind == HEALTH for call in calls)
+        if self.deaf:
+            self.unheard += [call for call in calls if call.kind == HEALTH]
+            calls = [call for call in calls if call.kind != HEALTH]
         self.port(calls)
 
     def _serve(self, model_id: str, hops: Hops, call: Call) -> None:
@@ -129,6 +143,14 @@ class World(ABC):
     @abstractmethod
     def cut(self, instance_id: str) -> int:
         """Break its connections; how many there were."""
+
+    @abstractmethod
+    def freeze(self, instance_id: str) -> int:
+        """Its connections are dead for good, and nobody says so; how many there were."""
+
+    @abstractmethod
+    def connections(self, instance_id: str) -> int:
+        """How many are open to it."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -192,6 +214,14 @@ class MemoryWorld(World):
         self.network.cut("at-a", self._addresses[instance_id])
         return self.network.struck["cut"] - before
 
+    def freeze(self, instance_id: str) -> int:
+        before = self.network.struck["freeze"]
+        self.network.freeze("at-a", self._addresses[instance_id])
+        return self.network.struck["freeze"] - before
+
+    def connections(self, instance_id: str) -> int:
+        return self.network.connections("at-a", self._addresses[instance_id])
+
     async def close(self) -> None:
         await self.peers.close(0)
 
@@ -232,6 +262,12 @@ class GrpcWorld(World):
     def cut(self, instance_id: str) -> int:
         return self._relays[instance_id].cut()
 
+    def freeze(self, instance_id: str) -> int:
+        return self._relays[instance_id].freeze()
+
+    def connections(self, instance_id: str) -> int:
+        return self._relays[instance_id].connections
+
     async def close(self) -> None:
         await self.peers.close(0)
         for server in self._servers:
@@ -270,6 +306,16 @@ def scenario(act: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[Run
 
     def test(run: Run) -> None:
         run(act)
+
+    test.__name__, test.__doc__ = act.__name__, act.__doc__
+    return test
+
+
+def virtual(act: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Like `scenario`, in memory alone: for what must not happen however long one waits."""
+
+    def test() -> None:
+        run_in_memory(act)
 
     test.__name__, test.__doc__ = act.__name__, act.__doc__
     return test
