@@ -104,15 +104,15 @@ def fleet(
     base: int = 0,
     etcd: str = NO_ETCD,
     environment: Mapping[str, str] = {},
-    command: Sequence[str] = (sys.executable, "-m", "tests.cli.up_with_fakes"),
+    command: Sequence[str] = (),
 ) -> Iterator[Run]:
-    """Run one; whatever a test does, nothing of it is left behind."""
+    """Run one, with fakes unless `command` says what; nothing of it is left behind."""
     base = base or free_base()
     printed = folder.parent / f"{folder.name}-{base}-said"
-    arguments = [str(folder), str(base), str(pods), *([etcd] if etcd else [])]
+    fakes = ("tests.cli.up_with_fakes", str(folder), str(base), str(pods), etcd)
     with printed.open("w") as out:
         process = subprocess.Popen(
-            [*command, *arguments],
+            [sys.executable, "-m", *(command or fakes)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

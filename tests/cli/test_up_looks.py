@@ -152,7 +152,10 @@ def test_on_a_terminal_the_table_is_drawn_anew_below_what_stays() -> None:
     assert first.count("\n") == 2
     assert said == f"\x1b[2F\x1b[Jnews\n{first}", "the line is above, the table is still there"
     screen.show([Look("a", 1, True, 0)])
-    assert out.getvalue().removeprefix(first + said).startswith("\x1b[2F\x1b[J")
+    drawn = out.getvalue().removeprefix(first + said)
+    assert drawn.startswith("\x1b[2F\x1b[J")
+    screen.close("the end")
+    assert out.getvalue().endswith(f"{drawn}\x1b[2F\x1b[Jthe end\n")
 
 
 def test_elsewhere_a_pod_has_a_line_only_when_it_has_news() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmesh.cli.tables import columns
 from modelmesh.cli.up import restarts, rows
 from modelmesh.cli.up.children import Common, daemons, etcd_child
 from modelmesh.cli.up.fleet import AGAIN_S, Signals
@@ -201,7 +202,8 @@ def test_the_table() -> None:
         "b    345  yes         0  0 B of 4.0 KiB             0         1",
         "c         no                                                  2",
     ]
-    assert all(len(line) <= 30 for line in rows.live(LOOKS, 30))
+    wide = Look("d", 1, True, 0, Figures(1), ("\u6a21" * 99,))
+    assert all(columns(line) <= 80 for line in rows.live([*LOOKS, wide], 80))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ class Fleet:
         self._complete = False
         self._file.remove()
         if signals.ending.is_set():
-            self._screen.say("ending; Ctrl-C again kills")
+            self._screen.close("ending; Ctrl-C again kills")
         await self._end_these(self._pods, self._parts.end_s, signals.killing)
         await self._end_these(self._etcd, ETCD_END_S, signals.killing)
 

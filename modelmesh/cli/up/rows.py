@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from modelmesh.cli.tables import clean, size, table
+from modelmesh.cli.tables import clean, columns, size, table
 from modelmesh.cli.up.looks import Look
 
 _HEAD: Final = ("POD", "PID", "READY", "MODELS", "MEMORY", "REQUESTS", "RESTARTS", "LOADED")
@@ -11,11 +11,15 @@ _RIGHT: Final = (1, 3, 5, 6)
 
 
 def live(looks: Sequence[Look], width: int) -> list[str]:
-    """The table's lines, none longer than the terminal is wide."""
-    return [
-        line[:width]
-        for line in table(_HEAD, [_row(look) for look in looks], right=_RIGHT).split("\n")
-    ]
+    """The table's lines, none wider than the terminal: one that wraps would spoil the drawing."""
+    lines = table(_HEAD, [_row(look) for look in looks], right=_RIGHT).split("\n")
+    return [_cut(line, width) for line in lines]
+
+
+def _cut(line: str, width: int) -> str:
+    while columns(line) > width:
+        line = line[:-1]
+    return line
 
 
 def _row(look: Look) -> tuple[str, ...]:

@@ -30,6 +30,10 @@ class Screen:
         self._write(f"{self._erased()}{line}\n{_lines(table)}")
         self._table = table
 
+    def close(self, line: str) -> None:
+        """The last line; the table, which would be true no longer, goes."""
+        self._write(f"{self._erased()}{line}\n")
+
     def show(self, looks: Sequence[Look]) -> None:
         """The pods as they are now."""
         if not self._live:
