@@ -60,6 +60,7 @@ class EtcdServer:
         flags: Sequence[str] = (),
         place: Place | None = None,
         members: Sequence[Place] = (),
+        unsafe_no_fsync: bool = True,
     ) -> None:
         self.program = program
         self.process: EtcdProcess
@@ -67,6 +68,7 @@ class EtcdServer:
         self._scheme = scheme
         self.flags = flags
         self._members = members
+        self._unsafe_no_fsync = unsafe_no_fsync
         self.place = place or self._new_place()
         self._movable = place is None
 
@@ -93,7 +95,7 @@ class EtcdServer:
             self.program,
             self.place,
             members=self._members,
-            unsafe_no_fsync=True,
+            unsafe_no_fsync=self._unsafe_no_fsync,
             flags=self.flags,
         )
 
