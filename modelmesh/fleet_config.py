@@ -18,6 +18,10 @@ class MemberConfig:
     failure_expiry_s: float
     max_load_failures: int
     default_model_size_bytes: int
+    scaleup_rpm: int = 2000
+    bandwidth_pct: int = 90
+    log_each_invoke: bool = False
+    log_level: str = ""  # "": whoever made this process decides
     zone: str = ""
     location: str = ""
     labels: tuple[str, ...] = ()

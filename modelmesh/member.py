@@ -17,12 +17,13 @@ from modelmesh.domain.fleet import Hops
 from modelmesh.domain.instances import InstanceRecord, units_of
 from modelmesh.errors import MeshError
 from modelmesh.fleet_config import FleetDoors, MemberConfig
-from modelmesh.observe.tasks import every, logged, spawn, stop
+from modelmesh.observe.tasks import logged, spawn
 from modelmesh.peers.port import PeerPort
 from modelmesh.policy.routing import FleetRequest, FleetRoute, RoutingLimits, route_in_fleet
 from modelmesh.registry.claims import CopyRecords
 from modelmesh.registry.membership import Membership
 from modelmesh.registry.store import MODELS, Event
+from modelmesh.rounds import Rounds
 from modelmesh.serving.fleet_claims import FleetClaims
 from modelmesh.serving.fleet_management import FleetManagement
 from modelmesh.serving.instance import Instance
@@ -31,9 +32,7 @@ from modelmesh.serving.remote import LOAD, UNLOAD, Remote, read
 from modelmesh.serving.spreading import Spreading
 from modelmesh.serving.view import FleetView
 from modelmesh.serving.walk import Others
-from modelmesh.tasks import janitor
 from modelmesh.tasks.draining import Drain
-from modelmesh.tasks.publishing import Publisher
 from modelmesh.wire.transport import NO_METADATA, Call
 
 log = structlog.get_logger("fleet")
@@ -62,7 +61,6 @@ class Member:
         )
         self.claims = FleetClaims(self.records, lambda: self.view, wall_ms, config.load_timeout_s)
         self._tasks = Tasks()
-        self._loops: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] = lambda: None
         self._address = ""
         self._limits = RoutingLimits(
@@ -106,12 +104,9 @@ class Member:
             self.view, self.remote, self._clock, self._rng.random, self._limits
         )
         management.attach(self.view, self.decide, self.remote, self._look, self.records.forgiven)
-        self.publisher = Publisher(
-            self.describe, lambda: self.membership.record, self.membership.publish
-        )
-        self.janitor = janitor.Janitor(
-            self._doors.store.table(MODELS), me, self.view, self.records, self._wall_ms,
-            self._config.failure_expiry_s,
+        self.rounds = Rounds(
+            self._config, self._doors.store, self._parts, self.view, self.membership, self.records,
+            management, self.spreading, instance, self.describe, self._wall_ms, self._rng,
         )  # fmt: skip
         return PeerPort(me, self._serve, lambda: instance.open_calls, self._clock)
 
@@ -128,16 +123,14 @@ class Member:
         self._doors.on_answers(self._store_answers)
         self._doors.on_restored(self._restored)
         self._doors.peers.update(self.membership.others())
-        self.publisher.start()
-        period_s = janitor.PERIOD_S * (0.75 + self._rng.random() / 2)
-        self._loops = [every(period_s, self._sweep, "janitor")]
-        await self._sweep()
+        self.rounds.start()
+        await self.rounds.janitor.sweep()
 
     async def hand_over(self, bound_s: float) -> None:
         """Say that we are leaving, and have our copies made elsewhere, within the bound."""
         if not self.membership.joined:
             return
-        await self.publisher.now()
+        await self.rounds.publisher.now()
         await Drain(self._by_worth, self.spreading.held_elsewhere, self.spreading.another_copy).run(
             bound_s
         )
@@ -170,9 +163,8 @@ class Member:
     async def leave(self, bound_s: float) -> None:
         """Say what is left to say, take our record away, and let go."""
         self._unsubscribe()
-        await stop(*self._loops)
         if self.membership.joined:
-            await self.publisher.stop()
+            await self.rounds.stop()
             for copy in self._parts.copies:
                 self.records.gone(copy.model_id)
             await self.records.flush(min(bound_s, 2.0))
@@ -183,9 +175,6 @@ class Member:
     async def _holder_answers(self, holder: InstanceRecord) -> bool:
         found = await self._doors.peers.identify(holder.address) if holder.address else None
         return found == self._config.instance_id
-
-    async def _sweep(self) -> None:
-        await self.janitor.sweep()
 
     # --- what happens
 
@@ -204,8 +193,8 @@ class Member:
 
     async def _say_everything(self) -> None:
         if self.membership.joined:
-            await self.publisher.now()
-        await self.janitor.sweep()
+            await self.rounds.publisher.now()
+        await self.rounds.janitor.sweep()
 
     def _replaced(self) -> None:
         spawn(self._join_anew(), "join anew")

@@ -183,6 +183,13 @@ class Settings:
     labels: str = _s("", "MM_LABELS", "names",
         "what this daemon can do, for type constraints; separated by commas",
         "tests/app/test_settings_fleet.py::test_place_and_labels_are_published")
+    scaleup_rpm: int = _s(2000, "MM_SCALEUP_RPM_THRESHOLD", "calls/minute",
+        "ModelMesh's: more of them at one copy make another one; the key scaleup_rpm_threshold of"
+        " the dynamic configuration goes before it",
+        "tests/app/test_settings_fleet.py::test_a_busy_model_gets_more_copies")
+    bandwidth_pct: int = _s(90, "MM_CONC_SCALEUP_BANDWIDTH_PCT", "percent",
+        "ModelMesh's: how much of what a copy can run at once it should be busy at most",
+        "tests/app/test_settings_fleet.py::test_a_crowded_model_gets_more_copies")
     type_constraints: str = _s("", "MM_TYPE_CONSTRAINTS", "JSON",
         "which labels a model type requires or prefers, as ModelMesh",
         "tests/app/test_settings_fleet.py::test_a_type_goes_where_its_labels_are")
@@ -243,8 +250,6 @@ NOT_YET = {
     "ZOOKEEPER": "Zookeeper is not supported; etcd comes with the fleet",
     "LL_REGISTRY": "litelinks is not supported; etcd comes with the fleet",
     "MM_SERVICE_CLASS": "there are no other classes of service",
-    "MM_SCALEUP_RPM_THRESHOLD": "further copies come with the fleet",
-    "MM_CONC_SCALEUP_BANDWIDTH_PCT": "further copies come with the fleet",
     "MM_MULTI_PARALLELISM": "calls of several models come with the fleet",
     "MM_SEND_DEST_ID": "forwarding comes with the fleet",
     "BOOTSTRAP_CLEARANCE_PERIOD_MS": "upgrades of a fleet come with the fleet",

@@ -15,6 +15,7 @@ class Copy:
     """A model that holds a reservation. Callers may read it; only the cache changes it."""
 
     __slots__ = (
+        "busy_s",
         "in_use",
         "last_used",
         "leaving",
@@ -29,6 +30,7 @@ class Copy:
         "state",
         "stuck",
         "use_level",
+        "uses",
         "young_until",
     )
 
@@ -42,6 +44,8 @@ class Copy:
         self.last_used = now
         self.new_uses = 0  # not yet in use_level
         self.use_level = NEVER  # see rates
+        self.uses = 0  # calls begun since it was loaded
+        self.busy_s = 0.0  # time that calls have spent with it, those beside each other added up
         self.loads_s: tuple[float, ...] = ()  # its last loads, seconds
         self.load_s = 0.0  # their median
         self.young_until = now  # not evicted before

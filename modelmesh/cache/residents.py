@@ -53,6 +53,7 @@ class Residents:
         """One more use. Cheap: see the module's docstring."""
         copy.last_used = now
         copy.new_uses += 1
+        copy.uses += 1
         if copy.new_uses == 1:
             if not self._used:
                 self._settle_at = now + self._half_life_s / 64

@@ -34,6 +34,12 @@ def configure(level: str = "info", form: str = "auto") -> None:
     )
 
 
+def set_level(level: str) -> None:
+    """Log what is at least so important from now on."""
+    number = getattr(logging, level.upper())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+
+
 class _Line:
     """Writes a line to standard error, under the room's name."""
 

@@ -12,7 +12,7 @@ Must never decide who loads: `policy.claiming` says which claim binds.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -108,6 +108,25 @@ class CopyRecords:
                 return Claimed(claimed)
             entry = done.current[0][1]
         return Contender("", loaded=False)
+
+    async def give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool:
+        """Take our copy out of the record, if that is allowed by the record as it is; whether
+        that was done. MeshError UNAVAILABLE if the store does not answer."""
+        key = MODELS + model_id
+        entry = await self._store.get(key)
+        for _ in range(ATTEMPTS):
+            if entry is None:
+                return False
+            record = ModelRecord.from_json(entry.value)
+            if self._me not in record.loaded_in or not allowed(record):
+                return False
+            after = replace(record.without_copy(self._me), last_unload_ms=self._wall_ms())
+            put = Put(key, after.to_json(), entry.lease)
+            done = await self._store.commit([Compare(key, entry.mod_revision)], [put])
+            if done.succeeded:
+                return True
+            entry = done.current[0][1]
+        return False
 
     # --- what became of copies
 

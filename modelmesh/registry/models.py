@@ -84,6 +84,11 @@ class Models:
         self._decoded[model_id] = (entry.mod_revision, record)
         return record
 
+    def peek(self, model_id: str) -> ModelRecord | None:
+        """As `get`, for whoever reads them all: it is not remembered."""
+        entry = self._table.get(model_id)
+        return None if entry is None else _decode(model_id, entry)
+
     def names(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Ids that start with `prefix` and sort after `after`, in order."""
         return self._table.names(prefix, after)

@@ -40,7 +40,7 @@ class Flight:
     background: bool
     further: bool = False  # though others have a copy
     claimed: bool = False  # the fleet knows that a copy is coming here
-    waiters: set[Waiter] = field(default_factory=set)
+    waiters: dict[Waiter, None] = field(default_factory=dict)  # in the order of their coming
     task: asyncio.Task[None] | None = None
     begun: bool = False
     dropped: bool = False
@@ -51,7 +51,7 @@ class Flight:
 
     def take_all(self) -> list[Waiter]:
         """Everybody who waits; nobody does afterwards. Their timers are off."""
-        waiters, self.waiters = list(self.waiters), set()
+        waiters, self.waiters = list(self.waiters), {}
         for waiter in waiters:
             if waiter.timer is not None:
                 waiter.timer.cancel()

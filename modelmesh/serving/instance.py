@@ -73,7 +73,7 @@ class Instance:
         self._clock = parts.clock
         self._most_open = max_concurrent_calls
         self._inflight_limit = inflight_limit
-        self._log_each_invoke = log_each_invoke
+        self.log_each_invoke = log_each_invoke  # may change while we run
         self._open = 0
         self.calls_ended = 0
         self._idle: asyncio.Event | None = None
@@ -198,9 +198,10 @@ class Instance:
             if effects:
                 self._loader.carry_out(effects)
             took_s = now - served.invoked
+            copy.busy_s += took_s
             self._view.answered(took_s)
             metrics.invoke(call.kind, code, took_s)
-            if self._log_each_invoke:
+            if self.log_each_invoke:
                 log.info(
                     "model invoked", model=served.model_id, method=call.kind.rpartition("/")[2],
                     code=code, took_s=round(took_s, 6),

@@ -122,7 +122,7 @@ class Loader:
             flight = self._depart(model_id, record, flight, background, further)
         elif flight.background and not background and not flight.begun:
             flight = self._hasten(flight)
-        flight.waiters.add(waiter)
+        flight.waiters[waiter] = None
         self._waiting_bytes += waiter.held_bytes
         if deadline != inf:
             loop = asyncio.get_running_loop()
@@ -133,7 +133,7 @@ class Loader:
         flight = self._flights.get(model_id)
         if flight is None or waiter not in flight.waiters:
             return
-        flight.waiters.discard(waiter)
+        del flight.waiters[waiter]
         self._waiting_bytes -= waiter.held_bytes
         if waiter.timer is not None:
             waiter.timer.cancel()
@@ -168,7 +168,7 @@ class Loader:
 
     def _hasten(self, flight: Flight) -> Flight:
         """A caller waits for what was to load in the background: it starts again, in his place."""
-        waiters, flight.waiters = flight.waiters, set()
+        waiters, flight.waiters = flight.waiters, {}
         self._drop(flight)
         hastened = self._depart(
             flight.model_id, flight.record, flight, background=False, further=flight.further

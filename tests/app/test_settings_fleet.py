@@ -106,3 +106,25 @@ def test_a_type_goes_where_its_labels_are(fleet: Any) -> None:
     plain.infer("m")
     until(lambda: special.app.instance._copies.is_loaded("m"))
     assert not plain.app.instance._copies.is_loaded("m")
+
+
+def holders(*daemons: Running) -> int:
+    """How many of these hold the model m."""
+    return sum(daemon.app.instance._copies.is_loaded("m") for daemon in daemons)
+
+
+def ask_until_both_hold(daemons: list[Running], **behaviour: float) -> None:
+    """Use the model until there are two copies: that takes one look of the scaler."""
+    daemons[0].dummies("m", **behaviour)
+    until(lambda: daemons[0].infer("m") and holders(*daemons) == 2, 60.0)
+
+
+def test_a_busy_model_gets_more_copies(fleet: Any) -> None:
+    # At 10 calls a minute a handful of calls is busy; at the default it is not.
+    ask_until_both_hold([fleet(name, scaleup_rpm=10, bandwidth_pct=200) for name in "ab"])
+
+
+def test_a_crowded_model_gets_more_copies(fleet: Any) -> None:
+    # Each call takes 50 ms, one after the other: the copy is busy all the time.
+    daemons = [fleet(name, bandwidth_pct=50, scaleup_rpm=1_000_000) for name in "ab"]
+    ask_until_both_hold(daemons, predict_s=0.05)

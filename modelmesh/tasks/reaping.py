@@ -1,0 +1,147 @@
+"""The leader's rounds: traces of instances that are gone, old failures, loads ahead of demand.
+
+Each tick looks at a bounded piece of the registry and the next one goes on from there, so that a
+hundred thousand models cost many small ticks and never a long one. Who stops leading forgets what
+he had noted; his successor begins anew, and nothing is lost but time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Protocol
+
+import structlog
+
+from modelmesh.domain.instances import InstanceRecord
+from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import MeshError
+from modelmesh.policy.reaping import (
+    Idle,
+    Prune,
+    ReapingLimits,
+    note_missing,
+    proactive_loads,
+    room_for,
+    shortlist,
+    sweep,
+    to_confirm,
+)
+from modelmesh.registry.models import Models
+
+log = structlog.get_logger("tasks")
+
+PERIOD_S = 60.0
+
+
+class Fleet(Protocol):
+    """What the reaper asks of the fleet."""
+
+    def leads(self) -> bool:
+        """Whether this instance is the leader."""
+
+    def instances(self) -> Mapping[str, InstanceRecord]:
+        """Every instance that exists, this one included."""
+
+    def feasible(self, model_type: str, record: InstanceRecord) -> bool:
+        """Whether an instance may hold models of this type."""
+
+    async def exists(self, instance_id: str) -> bool:
+        """Asks the store itself."""
+
+    async def ensure_loaded(self, model_id: str, last_used_ms: int) -> None:
+        """Have it loaded somewhere, without waiting for it."""
+
+
+class Reaper:
+    """`typical_bytes`: what a model weighs about. Times: `clock` monotonic, records in ms."""
+
+    def __init__(
+        self,
+        models: Models,
+        fleet: Fleet,
+        typical_bytes: Callable[[], int],
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        limits: ReapingLimits,
+    ) -> None:
+        self._models = models
+        self._fleet = fleet
+        self._typical_bytes = typical_bytes
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._limits = limits
+        self._forget()
+
+    def _forget(self) -> None:
+        self._after = ""
+        self._mentioned: set[str] = set()
+        self._missing: dict[str, float] = {}
+        self._idle: dict[str, tuple[Idle, ...]] = {}  # by model type
+
+    async def tick(self) -> None:
+        """One bounded piece of the rounds, if we lead."""
+        if not self._fleet.leads():
+            self._forget()
+            return
+        piece = list(islice(self._records(self._after), self._limits.most_looked))
+        live = self._fleet.instances()
+        for _, record in piece:
+            self._mentioned.update(record.instance_ids)
+        found = sweep(piece, await self._gone(), self._wall_ms(), self._limits)
+        await self._prune(found.prunes)
+        self._note_idle(piece, live)
+        more = len(piece) == self._limits.most_looked or found.after
+        self._after = found.after or (piece[-1][0] if piece and more else "")
+        if not self._after:
+            await self._end_of_pass(live)
+
+    async def _end_of_pass(self, live: Mapping[str, InstanceRecord]) -> None:
+        """Everything was looked at once."""
+        self._missing = note_missing(self._mentioned, live, self._missing, self._clock())
+        self._mentioned = set()
+        idle, self._idle = self._idle, {}
+        for model_type, candidates in idle.items():
+            await self._load_ahead(model_type, candidates, live)
+
+    def _records(self, after: str) -> Iterator[tuple[str, ModelRecord]]:
+        """Records that can be read, in the order of their ids."""
+        for model_id in self._models.names(after=after):
+            try:
+                record = self._models.peek(model_id)
+            except MeshError:
+                continue
+            if record is not None:
+                yield model_id, record
+
+    async def _gone(self) -> list[str]:
+        """Instances that are missing for long, and of which the store knows nothing either."""
+        late = to_confirm(self._missing, self._clock(), self._limits)
+        return [each for each in late if not await self._fleet.exists(each)]
+
+    async def _prune(self, prunes: tuple[Prune, ...]) -> None:
+        for prune in prunes:
+            await self._models.update(prune.model_id, prune.applied)
+        if prunes:
+            log.info("records tidied", count=len(prunes))
+
+    def _note_idle(
+        self, piece: list[tuple[str, ModelRecord]], live: Mapping[str, InstanceRecord]
+    ) -> None:
+        by_type: dict[str, list[tuple[str, ModelRecord]]] = {}
+        for model_id, record in piece:
+            by_type.setdefault(record.type, []).append((model_id, record))
+        for model_type, models in by_type.items():
+            before = self._idle.get(model_type, ())
+            self._idle[model_type] = shortlist(before, models, live, self._limits)
+
+    async def _load_ahead(
+        self, model_type: str, idle: tuple[Idle, ...], live: Mapping[str, InstanceRecord]
+    ) -> None:
+        records = [r for r in live.values() if self._fleet.feasible(model_type, r)]
+        oldest_ms = min((r.lru_ms for r in records if r.lru_ms), default=0)
+        room = room_for(records, self._typical_bytes(), oldest_ms)
+        for model_id in proactive_loads(idle, room, self._wall_ms(), self._limits):
+            used_ms = next(each.last_used_ms for each in idle if each.model_id == model_id)
+            try:
+                await self._fleet.ensure_loaded(model_id, used_ms)
+            except MeshError as error:
+                log.info("not loaded ahead", model=model_id, failure=error.failure.message)

@@ -1,0 +1,99 @@
+"""More copies of what is busy, fewer of what is idle: judged every ten seconds, here for here.
+
+Each daemon judges the copies that it holds. A copy that is wanted is made by another instance, one
+after the other; a copy that goes is first taken out of the record, so that two holders cannot both
+go and leave none.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+import structlog
+
+from modelmesh.errors import MeshError
+from modelmesh.observe.tasks import logged, spawn, stop
+from modelmesh.policy.scaling import ScalingLimits, scale_down, scale_up
+from modelmesh.serving.usage import Judged
+
+log = structlog.get_logger("tasks")
+
+# In one look: models that are given further copies at a time, and copies that go.
+MOST_GROWING: Final = 16
+MOST_DROPPED: Final = 8
+
+
+class Hands(Protocol):
+    """What scaling does."""
+
+    async def another_copy(self, judged: Judged) -> str:
+        """One more, somewhere else; where ("": nowhere). MeshError: why not."""
+
+    async def drop(self, model_id: str) -> bool:
+        """The copy here goes, if enough stay; whether it does."""
+
+
+class Scaler:
+    """`look` gives the copies here with their use since the last look."""
+
+    def __init__(
+        self,
+        look: Callable[[], Iterable[Judged]],
+        hands: Hands,
+        limits: Callable[[], ScalingLimits],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._look = look
+        self._hands = hands
+        self._limits = limits
+        self._draining = draining
+        self._growing: dict[str, asyncio.Task[None]] = {}
+
+    async def tick(self) -> None:
+        """One look."""
+        dropped = 0
+        for judged in list(self._look()):
+            if self._draining():
+                return
+            limits = self._limits()
+            more = scale_up(judged.use, judged.copies, judged.fleet, judged.wishes, limits)
+            if more.copies:
+                self._grow(judged, more.copies, more.reason)
+                continue
+            fewer = scale_down(
+                judged.use, judged.copies, judged.fleet,
+                goes_first=judged.goes_first, wishes=judged.wishes, limits=limits,
+            )  # fmt: skip
+            if fewer.drop and dropped < MOST_DROPPED:
+                dropped += await self._drop(judged.model_id, fewer.reason)
+
+    async def close(self) -> None:
+        await stop(*self._growing.values())
+
+    def _grow(self, judged: Judged, copies: int, reason: str) -> None:
+        if judged.model_id in self._growing or len(self._growing) >= MOST_GROWING:
+            return
+        log.info("more copies", model=judged.model_id, copies=copies, reason=reason)
+        name = f"more copies of {judged.model_id}"
+        task = spawn(logged(self._more(judged, copies), name), name)
+        self._growing[judged.model_id] = task
+        task.add_done_callback(lambda _: self._growing.pop(judged.model_id, None))
+
+    async def _more(self, judged: Judged, copies: int) -> None:
+        for _ in range(copies):
+            try:
+                if not await self._hands.another_copy(judged):
+                    return
+            except MeshError as error:
+                log.info("no further copy", model=judged.model_id, failure=error.failure.message)
+                return
+
+    async def _drop(self, model_id: str, reason: str) -> int:
+        try:
+            dropped = await self._hands.drop(model_id)
+        except MeshError as error:
+            log.info("no copy dropped", model=model_id, failure=error.failure.message)
+            return 0
+        if dropped:
+            log.info("fewer copies", model=model_id, reason=reason)
+        return int(dropped)
