@@ -114,7 +114,7 @@ class LocalStore(ABC):
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._tables: dict[str, LocalTable] = {}
-        self._watchers: set[asyncio.Future[None]] = set()
+        self._watchers: dict[asyncio.Future[None], None] = {}  # in the order of their coming
         self._expiry: dict[int, float] = {}  # lease: when it ends, on the loop's clock
         self._timers: dict[int, asyncio.TimerHandle] = {}
         for lease in space.leases:
@@ -184,11 +184,11 @@ class LocalStore(ABC):
     async def changed(self) -> None:
         """Wait until something is published, or the store is closed (a watch's business)."""
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._watchers.add(waiter)
+        self._watchers[waiter] = None
         try:
             await waiter
         finally:
-            self._watchers.discard(waiter)
+            self._watchers.pop(waiter, None)
 
     def _publish(self, draft: Draft) -> None:
         """Make a draft visible: to readers, to lease clocks, to tables, to watchers."""

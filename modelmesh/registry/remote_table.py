@@ -71,7 +71,7 @@ class RemoteTable:
         self._floor = 0
         self._gone: dict[str, int] = {}
         self._tombstones = tombstones
-        self._old: set[str] = set()
+        self._old: dict[str, None] = {}  # in order
         self._held: set[str] = set()  # missing in a listing, but not believed to be gone
         self._listeners: list[Listener] = []
 
@@ -143,7 +143,7 @@ class RemoteTable:
 
     def begin_history(self) -> None:
         """The store was restored: revisions of before mean nothing any more."""
-        self._old = {*self._entries}
+        self._old = dict.fromkeys(self._entries)
         self._floor = 0
         self._gone = {}
         self._held = set()
@@ -196,7 +196,7 @@ class RemoteTable:
         changed = self.entry(key) != entry
         self._entries[key] = packed(entry)
         self._gone.pop(key, None)
-        self._old.discard(key)
+        self._old.pop(key, None)
         self._held.discard(key)
         return changed
 
@@ -208,7 +208,7 @@ class RemoteTable:
         if known is None:
             return False
         del self._entries[key]
-        self._old.discard(key)
+        self._old.pop(key, None)
         self._held.discard(key)
         return True
 
