@@ -3,7 +3,8 @@
 Each function reads what its room needs from the settings, so that rooms never see them whole.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -12,12 +13,14 @@ from modelmesh.errors import Code, Failure, MeshError, invalid
 from modelmesh.fleet_config import FleetDoors, MemberConfig
 from modelmesh.observe import machine
 from modelmesh.peers.channels import grpc_peers
+from modelmesh.peers.door import Peers
 from modelmesh.policy.constraints import parse as parse_constraints
 from modelmesh.registry.etcd.config import parse as parse_etcd
 from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.mirror import Mirror
 from modelmesh.registry.sqlite import SqliteStore
+from modelmesh.registry.store import INSTANCES
 from modelmesh.registry.tables import TabledStore
 from modelmesh.runtime.door import Runtime, RuntimeStatus
 from modelmesh.runtime.external import ExternalConfig, ExternalRuntime
@@ -64,7 +67,21 @@ async def _open_etcd(settings: Settings, where: str) -> Mirror:
         where, settings.service_name, _read_file, store_prefix=settings.kvstore_prefix
     )
     snapshot = _in_folder(settings.data_dir, "registry.snapshot")
-    return await Mirror.open(await EtcdStore.open(config), Random(), snapshot_path=snapshot)
+    store = await EtcdStore.open(config)
+    return await Mirror.open(store, Random(), snapshot_path=snapshot, confirm=DirectHealth())
+
+
+class DirectHealth:
+    """Tells a mirror which instances that its store suddenly lacks are gone in truth: those that
+    do not answer. Of anything else it cannot tell."""
+
+    peers: Peers | None = None  # until there are any, nobody can be asked
+
+    async def __call__(self, prefix: str, names: Sequence[str]) -> Collection[str] | None:
+        if prefix != INSTANCES or self.peers is None:
+            return None
+        answers = await asyncio.gather(*(self.peers.ask_health(name) for name in names))
+        return [name for name, alive in zip(names, answers, strict=True) if not alive]
 
 
 def _read_file(path: str) -> bytes | None:
@@ -79,6 +96,8 @@ def fleet_doors(settings: Settings, instance_id: str, store: TabledStore) -> Fle
     if not isinstance(store, Mirror):
         return None
     peers = grpc_peers(instance_id, message_bytes=settings.max_message_bytes)
+    if isinstance(store.confirm, DirectHealth):
+        store.confirm.peers = peers
     return FleetDoors(
         store,
         peers,

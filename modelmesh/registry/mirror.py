@@ -90,7 +90,7 @@ class Mirror:
         self.from_snapshot = False
         self._store = store
         self._rng = rng
-        self._confirm = confirm
+        self.confirm = confirm
         self._loop = asyncio.get_running_loop()
         self._history = History()
         self.availability = Availability(lambda: store.get(INSTANCES), rng, self.bounds.patience_s)
@@ -262,7 +262,7 @@ class Mirror:
             self._rng,
             bounds=self.bounds,
             keep_old=prefix in KEPT,
-            confirm=self._confirm,
+            confirm=self.confirm,
             on_restored=self._on_restored,
         )
         return follower

@@ -63,7 +63,7 @@ class Models:
     def __init__(self, store: TabledStore, decoded_records: int = DECODED_RECORDS) -> None:
         self._store = store
         self._table = store.table(MODELS)
-        self._decoded: LRUCache[str, tuple[int, ModelRecord]] = LRUCache(decoded_records)
+        self._decoded: LRUCache[str, tuple[int, bytes, ModelRecord]] = LRUCache(decoded_records)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -78,10 +78,11 @@ class Models:
             self._decoded.pop(model_id, None)
             return None
         known = self._decoded.get(model_id)
-        if known is not None and known[0] == entry.mod_revision:
-            return known[1]
+        # After a restore a revision may come again, with another value.
+        if known is not None and known[0] == entry.mod_revision and known[1] is entry.value:
+            return known[2]
         record = _decode(model_id, entry)
-        self._decoded[model_id] = (entry.mod_revision, record)
+        self._decoded[model_id] = (entry.mod_revision, entry.value, record)
         return record
 
     def peek(self, model_id: str) -> ModelRecord | None:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from modelmesh.assembly import DirectHealth
 from modelmesh.daemon import Daemon, Doors
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, MeshError
 from modelmesh.fleet_config import FleetDoors, MemberConfig
+from modelmesh.peers.door import Peers
 from modelmesh.peers.memory import MemoryNetwork
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.mirror import Mirror
@@ -69,9 +71,11 @@ class World:
         """A new daemon under this id, which becomes ready."""
         address = f"{instance_id}:1"
         link = StoreLink(self.store, Random(self.rng.random()), self.struck)
-        mirror = await Mirror.open(link, Random(self.rng.random()))
+        confirm = DirectHealth()
+        mirror = await Mirror.open(link, Random(self.rng.random()), confirm=confirm)
+        confirm.peers = self.network.peers(instance_id, address)
         runtime = SimulatedRuntime(self.ledger, self.capacity_bytes)
-        daemon = self._daemon(instance_id, address, mirror, runtime)
+        daemon = self._daemon(instance_id, confirm.peers, mirror, runtime)
         await daemon.start()
         assert daemon.peer_port is not None
         self.network.listen(address, daemon.peer_port)
@@ -80,9 +84,8 @@ class World:
         return pod
 
     def _daemon(
-        self, instance_id: str, address: str, mirror: Mirror, runtime: SimulatedRuntime
+        self, instance_id: str, peers: Peers, mirror: Mirror, runtime: SimulatedRuntime
     ) -> Daemon:
-        peers = self.network.peers(instance_id, address)
         fleet = FleetDoors(
             mirror,
             peers,

@@ -83,7 +83,7 @@ def test_lease(fleet: Any) -> None:
     short, long = fleet("a", lease_s=2.0), fleet("b")
     for daemon in (short, long):  # as if it were killed: nobody keeps its lease
         membership = daemon.app._daemon.member.membership
-        daemon.app._daemon.member.publisher._task.get_loop().call_soon_threadsafe(
+        daemon.app._daemon.member.rounds.publisher._task.get_loop().call_soon_threadsafe(
             membership._keeper.cancel
         )
     watching = fleet("c")
