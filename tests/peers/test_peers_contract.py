@@ -296,6 +296,7 @@ async def test_a_broken_connection_may_have_delivered_the_call(world: World) -> 
     assert world.cut("b") >= 1
     failure = await answer.failure()
     assert (failure.code, failure.executed) == (Code.UNAVAILABLE, True)
+    assert failure.reason is Reason.NONE
     assert peer.in_flight == 0
     await until(lambda: b.health > asked)  # asked at once, on a new connection
     await until(lambda: peer.answers)
