@@ -35,6 +35,9 @@ from modelmesh.serving.walk import Others
 from modelmesh.tasks.draining import Drain
 from modelmesh.wire.transport import NO_METADATA, Call
 
+# How long what is said of our copies may take to reach the store before we go on without.
+_SETTLE_S = 1.0
+
 log = structlog.get_logger("fleet")
 
 
@@ -101,7 +104,12 @@ class Member:
         instance.join(Others(self.view, peers, self._look, instance.route_again))
         self.remote = Remote(me, peers, self._clock)
         self.spreading = Spreading(
-            self.view, self.remote, self._clock, self._rng.random, self._limits
+            self.view,
+            self.remote,
+            self._clock,
+            self._rng.random,
+            self._limits,
+            lambda: self.records.flush(_SETTLE_S),
         )
         management.attach(self.view, self.decide, self.remote, self._look, self.records.forgiven)
         self.rounds = Rounds(

@@ -4,7 +4,7 @@ Placement says where; that instance is asked to claim and load it, and may refus
 next one is asked, a few times.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from modelmesh.errors import MeshError
@@ -27,12 +27,16 @@ class Spreading:
         clock: Callable[[], float],
         rng: Callable[[], float],
         limits: RoutingLimits,
+        settle: Callable[[], Awaitable[object]],
     ) -> None:
+        """`settle` waits (bounded) until what is said of our own copies stands in the store: a
+        copy that is only known here would look to others as if it were still coming."""
         self._view = view
         self._remote = remote
         self._clock = clock
         self._rng = rng
         self._limits = limits
+        self._settle = settle
 
     async def another_copy(
         self, model_id: str, bound_s: float, *, avoid: Collection[str] = (), sync: bool = True
@@ -42,6 +46,7 @@ class Spreading:
         "" if the model is not registered or nobody else may have it; MeshError: why the last one
         that was asked would not. Never this instance, nor one of `avoid`.
         """
+        await self._settle()
         view, tried, last = self._view, [self._view.me, *avoid], None
         for _ in range(ATTEMPTS):
             record = view.record(model_id)
