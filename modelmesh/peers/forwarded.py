@@ -26,9 +26,15 @@ class Finding(Enum):
 
 
 def finding(failure: Failure, queue_depth: int | None) -> Finding:
-    """A peer's own word carries its queue depth; a failure without one is the link's."""
+    """A peer's own word carries its queue depth; a failure without one is the link's.
+
+    A server that shuts down cancels what it did not get to: nobody here has cancelled it, for who
+    leaves hears nothing more.
+    """
     if queue_depth is not None:
         return Finding.ANSWERED
+    if failure.code is Code.CANCELLED:
+        return Finding.LOST
     if failure.code is not Code.UNAVAILABLE:
         return Finding.NOTHING
     return Finding.LOST if failure.executed else Finding.REFUSED

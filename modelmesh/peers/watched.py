@@ -17,11 +17,12 @@ import structlog
 
 from modelmesh.domain.fleet import Peer
 from modelmesh.domain.instances import InstanceRecord
-from modelmesh.errors import Failure, Reason
+from modelmesh.errors import Code, Failure, Reason
 from modelmesh.peers import headers
 from modelmesh.peers.forwarded import Finding, Forwarded, Question, finding
 from modelmesh.peers.links import Lane, Links
 from modelmesh.peers.suspicion import Suspicion, Times
+from modelmesh.wire.replies import unavailable
 from modelmesh.wire.transport import Call
 
 log = structlog.get_logger("peers")
@@ -105,6 +106,8 @@ class Watched:
             self.ask()  # it may be dead: an answer, or nobody to ask, tells soon
         if found is Finding.REFUSED:
             return replace(failure, reason=Reason.NOT_HERE)
+        if found is Finding.LOST and failure.code is Code.CANCELLED:
+            return unavailable(executed=True)
         return failure
 
     def left(self, sent: Forwarded) -> None:
