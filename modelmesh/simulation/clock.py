@@ -3,33 +3,80 @@
 An hour without work passes at once; the order of everything depends on nothing but the program
 and its seed. It has no sockets, threads or processes: what waits for one would wait for ever, so
 an idle loop without any timer is an error (`Stuck`), not a hang.
+
+Whatever runs belongs to a `Life` (a daemon's) or to none (the world's): contexts carry it to every
+task, callback and timer. A life that stands still is a process that was stopped or killed: what it
+had planned waits, until it goes on or for ever, and nobody has to find and cancel its tasks.
 """
 
 import asyncio
+import heapq
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-START_S = 1_000_000.0
+START_S: Final = 1_000_000.0
+
+_LIFE: ContextVar["Life | None"] = ContextVar("life", default=None)
+# Cancelled timers are thrown away together, when there are many (asyncio's own rule).
+_MOST_CANCELLED: Final = 100
 
 
 class Stuck(RuntimeError):
     """Nothing can ever happen again in this loop."""
 
 
-class _NoWaiting(selectors.BaseSelector):
-    """A selector that lets the loop's time pass instead of waiting. It watches nothing."""
+class Life:
+    """What runs as one process. `standing`: it does not, now (stopped) or any more (dead)."""
+
+    __slots__ = ("_context", "_loop", "dead", "held", "name", "standing")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.standing = False
+        self.dead = False
+        self.held: list[asyncio.Handle] = []
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        self._loop = loop
+        self._context = copy_context()
+        self._context.run(_LIFE.set, self)
+        loop.lives.append(self)
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Do it now, as this process."""
+        return self._context.copy().run(work, *args)
+
+    def post(self, work: Callable[..., object], *args: Any) -> None:
+        """Do it as this process: now if it runs, else when it goes on."""
+        if self.standing:
+            self._loop.call_soon(work, *args, context=self._context.copy())
+        else:
+            self._context.copy().run(work, *args)
+
+    def stand(self) -> None:
+        """From now on nothing of it happens."""
+        self.standing = True
+
+    def die(self) -> None:
+        self.standing = self.dead = True
+
+    def go_on(self) -> int:
+        """What was held happens now, in its order; how much that was."""
+        self.standing = False
+        return self._loop.release(self)
+
+
+class _Nothing(selectors.BaseSelector):
+    """A selector that watches nothing."""
 
     def __init__(self) -> None:
-        self.now_s = START_S
         self._keys: dict[Any, selectors.SelectorKey] = {}
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise Stuck("every task waits for something that no timer will bring")
-        self.now_s += max(timeout, 0.0)
         return []
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -46,16 +93,110 @@ class _NoWaiting(selectors.BaseSelector):
 class SimulatedLoop(asyncio.SelectorEventLoop):
     """The loop. `time()` is virtual seconds; `turns` counts its steps."""
 
+    # What asyncio's own loop has and its stubs do not tell of.
+    _ready: Any
+    _scheduled: list[Any]
+    _timer_cancelled_count: int
+
     def __init__(self) -> None:
-        self._virtual = _NoWaiting()
-        super().__init__(self._virtual)
+        super().__init__(_Nothing())
         self._clock_resolution = 1e-9
+        self._now_s = START_S
+        self.turns = 0
+        self.lives: list[Life] = []
 
     def time(self) -> float:
-        return self._virtual.now_s
+        return self._now_s
+
+    def release(self, life: Life) -> int:
+        held, life.held = life.held, []
+        self._ready.extend(held)
+        return len(held)
+
+    def end(self) -> None:
+        """Everybody goes on, to be cancelled."""
+        for life in self.lives:
+            life.standing = False
+            self.release(life)
+
+    def _run_once(self) -> None:
+        """One turn: asyncio's, but without a selector, and aware of lives that stand still."""
+        self.turns += 1
+        ready = self._ready
+        self._gather_due(ready)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            life = handle._context.get(_LIFE)
+            if life is not None and life.standing:
+                life.held.append(handle)
+            else:
+                handle._run()
+
+    def _gather_due(self, ready: Any) -> None:
+        scheduled = self._scheduled
+        if self._timer_cancelled_count > _MOST_CANCELLED and (
+            2 * self._timer_cancelled_count > len(scheduled)
+        ):
+            self._throw_cancelled_away()
+            scheduled = self._scheduled
+        while scheduled and scheduled[0]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(scheduled)._scheduled = False
+        if not ready and not self._stopping:  # type: ignore[attr-defined]
+            if not scheduled:
+                raise Stuck("every task waits for something that no timer will bring")
+            self._now_s = max(self._now_s, scheduled[0]._when)
+        while scheduled and scheduled[0]._when <= self._now_s:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+
+    def _throw_cancelled_away(self) -> None:
+        kept = []
+        for handle in self._scheduled:
+            if handle._cancelled:
+                handle._scheduled = False
+            else:
+                kept.append(handle)
+        heapq.heapify(kept)
+        self._scheduled = kept
+        self._timer_cancelled_count = 0
+
+
+class WorldsOwn:
+    """The loop for what belongs to nobody's process (a network, a store): its timers go on though
+    whoever caused them has died."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._context = Context()
+        self.time = loop.time
+
+    def call_soon(self, work: Callable[..., object], *args: Any) -> asyncio.Handle:
+        return self._loop.call_soon(work, *args, context=self._context)
+
+    def call_later(self, delay_s: float, work: Callable[..., object], *args: Any) -> Any:
+        return self._loop.call_later(delay_s, work, *args, context=self._context)
+
+    def call_at(self, when: float, work: Callable[..., object], *args: Any) -> Any:
+        return self._loop.call_at(when, work, *args, context=self._context)
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        return Context().run(work, *args)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end in virtual time."""
+
+    async def whole() -> T:
+        try:
+            return await main
+        finally:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, SimulatedLoop)
+            loop.end()
+
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
-        return runner.run(main)
+        return runner.run(whole())

@@ -1,15 +1,18 @@
 """Doors in memory for simulated daemons: a runtime that keeps accounts, and a storage.
 
-A model is what its key says, as the dummy runtime's: `size_bytes`, `load_s`, `predict_s`,
-`load_error`. The runtime is also a witness: it knows what it holds in truth, counts how often a
-request was executed (`ledger`), and remembers the most that it ever held.
+A model is what its key says, as the dummy runtime's: `size_bytes`, `guess_bytes` (what it is taken
+for before it is loaded), `load_s`, `predict_s`, `load_error`, `version`. It answers its id, and its
+version if it has one. The runtime is also a witness: it knows what it holds in truth, counts how
+often a request was executed (`ledger`), and remembers the most that it ever held.
 """
 
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, invalid
 from modelmesh.observe.tasks import spawn
@@ -21,38 +24,94 @@ REQUEST_ID: Final = "x-request-id"
 TYPE: Final = "simulated"
 
 _NOT_HELD = Failure(Code.NOT_FOUND, "this runtime does not hold the model")
-_DEAD = Failure(Code.UNAVAILABLE, "the runtime is dead", Fault.MODEL, executed=True)
+_CRASHED = Failure(
+    Code.INTERNAL, "the model's host died", Fault.MODEL, Reason.WORKER_CRASHED, executed=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What a model does, as its key says. Sizes in bytes, times in seconds."""
+
+    size_bytes: int = 1000
+    guess_bytes: int = 0  # 0: its size is known before
+    load_s: float = 0.01
+    predict_s: float = 0.0
+    load_error: str = ""
+    version: int = 0
+
+    def answer(self, model_id: str) -> bytes:
+        return (f"{model_id}@{self.version}" if self.version else model_id).encode()
+
+
+@lru_cache(65536)
+def behaviour(key: str) -> Behaviour:
+    """Of a model with this key."""
+    return Behaviour(**json.loads(key)) if key else Behaviour()
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What all runtimes of a world did: loads by model, executions by request."""
+    """What all runtimes of a world did: loads by model, executions by request.
+
+    `load_begins(instance, model)` is told before every load, `load_ended` after it.
+    """
 
     loads: Counter[str] = field(default_factory=Counter)
+    load_s: float = 0.0
+    unloads: int = 0
+    slowed: int = 0  # loads that took longer than they should
     executions: Counter[str] = field(default_factory=Counter)
     in_use_unloads: list[str] = field(default_factory=list)
+    load_begins: Callable[[str, str], None] = lambda _instance, _model: None
+    load_ended: Callable[[str, str], None] = lambda _instance, _model: None
+
+
+class _Held:
+    """A model in memory, and the calls that run on it."""
+
+    __slots__ = ("behaviour", "calls", "idle")
+
+    def __init__(self, what: Behaviour) -> None:
+        self.behaviour = what
+        self.calls: dict[Call, None] = {}
+        self.idle: asyncio.Event | None = None
 
 
 class SimulatedRuntime:
     """One daemon's runtime. `slow` multiplies every load."""
 
-    def __init__(self, ledger: Ledger, capacity_bytes: int, load_concurrency: int = 4) -> None:
-        self.held: dict[str, int] = {}
-        self.running: Counter[str] = Counter()
+    def __init__(
+        self, ledger: Ledger, capacity_bytes: int, load_concurrency: int = 4, instance_id: str = ""
+    ) -> None:
         self.most_bytes = 0
         self.slow = 1.0
-        self.dead = False
+        self.loading: dict[str, Behaviour] = {}
+        self.resident: dict[str, _Held] = {}
         self._ledger = ledger
+        self._instance_id = instance_id
         self._capacity_bytes = capacity_bytes
         self._load_concurrency = load_concurrency
-        self._predict_s: dict[str, float] = {}
-        self._loading: dict[str, int] = {}
         self._listener: RuntimeListener | None = None
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What is in memory, and how large it is."""
+        return {name: held.behaviour.size_bytes for name, held in self.resident.items()}
 
     @property
     def used_bytes(self) -> int:
         """In truth: what is held, and what is being loaded."""
-        return sum(self.held.values()) + sum(self._loading.values())
+        loading = sum(what.size_bytes for what in self.loading.values())
+        return loading + sum(held.behaviour.size_bytes for held in self.resident.values())
+
+    @property
+    def surprise_bytes(self) -> int:
+        """By how much what is here is larger than it was taken for."""
+        all_here = [*self.loading.values(), *(held.behaviour for held in self.resident.values())]
+        return sum(
+            max(what.size_bytes - what.guess_bytes, 0) for what in all_here if what.guess_bytes
+        )
 
     async def start(self, listener: RuntimeListener) -> RuntimeStatus:
         self._listener = listener
@@ -63,74 +122,92 @@ class SimulatedRuntime:
             raise invalid(f"type {model_type} is unknown; these work: {TYPE}")
 
     def predict_size(self, request: LoadRequest) -> int:
-        return int(_behaviour(request.key).get("size_bytes", 1000))
+        what = behaviour(request.key)
+        return what.guess_bytes or what.size_bytes
 
     async def load(self, request: LoadRequest) -> LoadedModel:
-        behaviour, model_id = _behaviour(request.key), request.model_id
-        self._ledger.loads[model_id] += 1
-        size_bytes = int(behaviour.get("size_bytes", 1000))
-        load_s = float(behaviour.get("load_s", 0.01)) * self.slow
-        self._loading[model_id] = size_bytes
+        what, model_id, ledger = behaviour(request.key), request.model_id, self._ledger
+        ledger.loads[model_id] += 1
+        ledger.slowed += self.slow > 1
+        load_s = what.load_s * self.slow
+        ledger.load_s += load_s
+        ledger.load_begins(self._instance_id, model_id)
+        self.loading[model_id] = what
         self.most_bytes = max(self.most_bytes, self.used_bytes)
         try:
             await asyncio.sleep(load_s)
         finally:
-            del self._loading[model_id]
-        if behaviour.get("load_error"):
-            message = str(behaviour["load_error"])
+            del self.loading[model_id]
+        if what.load_error:
             raise MeshError(
-                Failure(Code.FAILED_PRECONDITION, message, Fault.MODEL, Reason.LOAD_FAILED)
+                Failure(Code.FAILED_PRECONDITION, what.load_error, Fault.MODEL, Reason.LOAD_FAILED)
             )
-        self.held[model_id] = size_bytes
-        self._predict_s[model_id] = float(behaviour.get("predict_s", 0.0))
-        return LoadedModel(size_bytes, load_s, "shared", "simulated")
+        self.resident[model_id] = _Held(what)
+        ledger.load_ended(self._instance_id, model_id)
+        return LoadedModel(what.size_bytes, load_s, "shared", "simulated")
 
     async def unload(self, model_id: str) -> None:
-        if self.running[model_id]:
+        """After the calls that run; but nobody may want one's answer any more."""
+        held = self.resident.get(model_id)
+        if held is not None and any(not call.reply.gone for call in held.calls):
             self._ledger.in_use_unloads.append(model_id)
         await asyncio.sleep(0.001)
-        self.held.pop(model_id, None)
+        if held is not None and held.calls:
+            held.idle = asyncio.Event()
+            await held.idle.wait()
+        if self.resident.get(model_id) is held:
+            self.resident.pop(model_id, None)
+            self._ledger.unloads += 1
 
     async def expel(self, model_id: str) -> bool:
         """Unloads never fail here."""
-        return self.held.pop(model_id, None) is not None
+        return self.resident.pop(model_id, None) is not None
 
     def infer(self, model_id: str, call: Call) -> None:
-        if self.dead or model_id not in self.held:
-            call.reply.finish(_DEAD if self.dead else _NOT_HELD)
+        held = self.resident.get(model_id)
+        if held is None:
+            call.reply.finish(_NOT_HELD)
             return
         request = text(call.header(REQUEST_ID))
         if request:
             self._ledger.executions[request] += 1
-        predict_s = self._predict_s.get(model_id, 0.0)
-        if not predict_s:
-            call.reply.answer(model_id.encode())
+        if not held.behaviour.predict_s:
+            call.reply.answer(held.behaviour.answer(model_id))
             return
-        self.running[model_id] += 1
-        spawn(self._predict(model_id, predict_s, call), f"predict {model_id}")
+        held.calls[call] = None
+        spawn(self._predict(model_id, held, call), "predict")
 
-    async def _predict(self, model_id: str, predict_s: float, call: Call) -> None:
+    async def _predict(self, model_id: str, held: _Held, call: Call) -> None:
         try:
-            await asyncio.sleep(predict_s)
+            await asyncio.sleep(held.behaviour.predict_s)
         finally:
-            self.running[model_id] -= 1
-        if not self.dead:
-            call.reply.answer(model_id.encode())
+            if call in held.calls:
+                del held.calls[call]
+                if held.idle is not None and not held.calls:
+                    held.idle.set()
+        if self.resident.get(model_id) is held:
+            call.reply.answer(held.behaviour.answer(model_id))
 
     def describe(self, model_id: str) -> LoadedModel | None:
-        size_bytes = self.held.get(model_id)
-        return None if size_bytes is None else LoadedModel(size_bytes, 0.01, "shared", "simulated")
+        held = self.resident.get(model_id)
+        if held is None:
+            return None
+        what = held.behaviour
+        return LoadedModel(what.size_bytes, what.load_s, "shared", "simulated")
 
-    def lose(self, model_id: str) -> None:
-        """The model is gone, as after a crash of its host."""
-        if self.held.pop(model_id, None) is not None and self._listener is not None:
-            failure = Failure(
-                Code.INTERNAL, "host died", Fault.MODEL, Reason.WORKER_CRASHED, executed=True
-            )
-            self._listener.model_lost(model_id, failure)
+    def lose(self, model_id: str) -> bool:
+        """The model is gone, as after a crash of its host; whether it was there."""
+        held = self.resident.pop(model_id, None)
+        if held is None:
+            return False
+        if self._listener is not None:
+            self._listener.model_lost(model_id, _CRASHED)
+        for call in list(held.calls):
+            call.reply.finish(_CRASHED)
+        return True
 
     async def close(self, grace_s: float) -> None:
-        self.held.clear()
+        self.resident.clear()
 
 
 class SimulatedStorage:
@@ -146,8 +223,3 @@ class SimulatedStorage:
 
     async def release(self, model_id: str) -> None:
         return None
-
-
-def _behaviour(key: str) -> dict[str, Any]:
-    behaviour: dict[str, Any] = json.loads(key) if key else {}
-    return behaviour

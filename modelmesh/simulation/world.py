@@ -1,90 +1,182 @@
 """A fleet in one loop: real daemons, a network and a store in memory, and callers that retry.
 
-`World` starts, stops, crashes and cuts daemons; callers reach a daemon as gRPC clients do: one that
-refuses connections is left for another one, everything else is the answer.
+`World` starts, stops, crashes, stops for a while and cuts daemons; callers reach a daemon as gRPC
+clients do: one that refuses connections is left for another one, everything else is the answer.
+
+Each daemon is a `Life` of its own: one that crashes or stands still does so entirely, with all
+its tasks and timers, as a process does.
 """
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import dataclass, field, replace
+from functools import cache
 from random import Random
-from typing import Final
+from typing import Any, Final
 
-from modelmesh.assembly import DirectHealth
+from modelmesh.assembly import DirectHealth, member_config
 from modelmesh.daemon import Daemon, Doors
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import Code, Failure, MeshError
-from modelmesh.fleet_config import FleetDoors, MemberConfig
-from modelmesh.peers.door import Peers
+from modelmesh.errors import Code, Failure, Fault, MeshError
+from modelmesh.fleet_config import FleetDoors
+from modelmesh.observe.metrics import Metrics
+from modelmesh.observe.tasks import spawn
+from modelmesh.peers.members import Members
 from modelmesh.peers.memory import MemoryNetwork
+from modelmesh.policy.resending import IDEMPOTENT_HEADER
+from modelmesh.registry.follower import Bounds
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.mirror import Mirror
 from modelmesh.settings import Settings
+from modelmesh.simulation.borders import BorderLink, border
+from modelmesh.simulation.clock import Life, WorldsOwn
 from modelmesh.simulation.doors import REQUEST_ID, TYPE, Ledger, SimulatedRuntime, SimulatedStorage
-from modelmesh.simulation.store import StoreLink
+from modelmesh.simulation.store import SharedStore, StoreLink
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
 from modelmesh.wire.transport import Call
 
 # The wall clock of a simulation begins in 2026; it need not begin anywhere else.
 WALL_START_MS: Final = 1_767_225_600_000
+START_S: Final = 60.0  # a daemon that is not ready by then is one that failed to start
+CLEAR_S: Final = 30.0
+
+_REFUSED: Final = Failure(Code.UNAVAILABLE, "connection refused", Fault.PEER, executed=False)
+_LOST: Final = Failure(Code.UNAVAILABLE, "connection lost", Fault.PEER, executed=True)
+_LATE: Final = Failure(Code.DEADLINE_EXCEEDED, "deadline exceeded")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pod:
     """One daemon and its doors."""
 
     instance_id: str
     address: str
-    daemon: Daemon
-    runtime: SimulatedRuntime
+    life: Life
     link: StoreLink
+    runtime: SimulatedRuntime
+    daemon: Daemon
     mirror: Mirror
-    alive: bool = True
-    accepts: bool = True  # its public port is open
+    ready: bool = False
+    accepts: bool = False  # its public port is open
+    leaving: bool = False
+    callers: dict[FutureReply, None] = field(default_factory=dict)  # from outside, and open
+
+    @property
+    def alive(self) -> bool:
+        return not self.life.dead
+
+    @property
+    def runs(self) -> bool:
+        return not self.life.standing
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of a request: the body or the failure, and the daemon that was asked last."""
+
+    body: bytes | None
+    failure: Failure | None
+    instance_id: str
+
+
+class Parts:
+    """What a world builds daemons from; plants put something else in its place."""
+
+    bounds = Bounds()
+    daemon: type[Daemon] = Daemon
+    link: type[StoreLink] = StoreLink
+    mirror: type[Mirror] = Mirror
+
+    def built(self, pod: Pod) -> None:
+        """This pod was put together, and has not started yet."""
+
+
+@cache
+def _metrics() -> Metrics:
+    """One page for all that this process simulates: nobody reads it, and making one costs."""
+    return Metrics()
 
 
 class World:
     """Make it on its loop. Every random choice comes from `rng`."""
 
-    def __init__(self, seed: int, capacity_bytes: int, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        capacity_bytes: int,
+        settings: Settings | None = None,
+        parts: Parts | None = None,
+    ) -> None:
         self.rng = Random(seed)
         self.struck: Counter[str] = Counter()
         self.ledger = Ledger()
         self.capacity_bytes = capacity_bytes
-        self.store = MemoryStore()
+        self.loop = asyncio.get_running_loop()
+        self.own = WorldsOwn(self.loop)
+        self.shared = SharedStore(self.loop)
         self.network = MemoryNetwork(Random(self.rng.random()))
-        self.pods: dict[str, Pod] = {}
+        self.network.loop = self.own  # type: ignore[assignment]  # all that it uses of a loop
+        self.pods: dict[str, Pod] = {}  # those that live
+        self.hops = 0
+        self.requests = 0
+        self._parts = parts or Parts()
         self._settings = settings or Settings(
             max_load_failures=3, default_model_size_bytes=1000, capacity_bytes=capacity_bytes
         )
-        self._loop = asyncio.get_running_loop()
-        self._start_s = self._loop.time()
-        self._requests = 0
+        self._start_s = self.loop.time()
+
+    @property
+    def store(self) -> MemoryStore:
+        """The truth."""
+        return self.shared.kept
 
     def wall_ms(self) -> int:
-        return WALL_START_MS + round((self._loop.time() - self._start_s) * 1000)
+        return WALL_START_MS + round((self.loop.time() - self._start_s) * 1000)
 
     # --- daemons
 
-    async def start(self, instance_id: str) -> Pod:
-        """A new daemon under this id, which becomes ready."""
+    async def start(self, instance_id: str) -> Pod | None:
+        """A new daemon under this id, ready; None if it did not become ready."""
+        life = Life(instance_id)
+        done: asyncio.Task[Pod] = life.run(spawn, self._bring_up(instance_id, life), "start")
+        await asyncio.wait([done], timeout=START_S)
+        if not done.done() or done.exception() is not None:
+            return None
+        return done.result()
+
+    async def _bring_up(self, instance_id: str, life: Life) -> Pod:
         address = f"{instance_id}:1"
-        link = StoreLink(self.store, Random(self.rng.random()), self.struck)
-        confirm = DirectHealth()
-        mirror = await Mirror.open(link, Random(self.rng.random()), confirm=confirm)
-        confirm.peers = self.network.peers(instance_id, address)
-        runtime = SimulatedRuntime(self.ledger, self.capacity_bytes)
-        daemon = self._daemon(instance_id, confirm.peers, mirror, runtime)
+        link = self._parts.link(self.shared, Random(self.rng.random()), self.struck)
+        health = DirectHealth()
+        mirror = await self._parts.mirror.open(
+            link, Random(self.rng.random()), confirm=health, bounds=self._parts.bounds
+        )
+        runtime = SimulatedRuntime(self.ledger, self.capacity_bytes, instance_id=instance_id)
+        network = self.network
+        health.peers = peers = Members(
+            instance_id,
+            lambda target: BorderLink(network.link(address, target), life),
+            self.loop.time,
+        )
+        daemon = self._daemon(instance_id, mirror, runtime, peers)
+        pod = Pod(instance_id, address, life, link, runtime, daemon, mirror)
+        self._parts.built(pod)
+        self.pods[instance_id] = pod
         await daemon.start()
         assert daemon.peer_port is not None
-        self.network.listen(address, daemon.peer_port)
-        pod = self.pods[instance_id] = Pod(instance_id, address, daemon, runtime, link, mirror)
+        network.listen(address, border(daemon.peer_port, life, self._came))
         await daemon.join(address)
+        await daemon.until_clear(CLEAR_S)
+        pod.ready = pod.accepts = True
         return pod
 
+    def _came(self, call: Call) -> None:
+        self.hops += 1
+
     def _daemon(
-        self, instance_id: str, peers: Peers, mirror: Mirror, runtime: SimulatedRuntime
+        self, instance_id: str, mirror: Mirror, runtime: SimulatedRuntime, peers: Members
     ) -> Daemon:
         fleet = FleetDoors(
             mirror,
@@ -98,64 +190,146 @@ class World:
             mirror,
             runtime,
             SimulatedStorage(),
-            self._loop.time,
+            self.loop.time,
             self.wall_ms,
             Random(self.rng.random()),
             fleet,
         )
-        settings = self._settings
-        member = MemberConfig(
-            instance_id=instance_id,
-            lease_s=settings.lease_s,
-            load_timeout_s=settings.load_timeout_s,
-            failure_expiry_s=settings.load_failure_expiry_s,
-            max_load_failures=settings.max_load_failures,
-            default_model_size_bytes=settings.default_model_size_bytes,
-        )
-        return Daemon(settings, doors, member)
+        member = replace(member_config(self._settings, instance_id), log_level="")
+        return self._parts.daemon(self._settings, doors, member, _metrics())
 
     async def stop(self, instance_id: str, grace_s: float = 30.0) -> None:
         """As SIGTERM does it: hand over, say goodbye, go."""
         pod = self.pods[instance_id]
+        pod.leaving = True
+        await self._within(pod, self._leave(pod, grace_s), 2 * grace_s + 10)
+        if pod.alive:
+            self._bury(pod)
+
+    async def _leave(self, pod: Pod, grace_s: float) -> None:
         await pod.daemon.hand_over(grace_s * 2 / 3)
         pod.accepts = False
         await pod.daemon.stop(grace_s / 3)
-        self.network.unlisten(pod.address)
-        pod.alive = False
-        del self.pods[instance_id]
+
+    async def _within(self, pod: Pod, work: Coroutine[Any, Any, None], bound_s: float) -> None:
+        done = pod.life.run(spawn, work, "stop")
+        await asyncio.wait([done], timeout=bound_s)
+        if not done.done():
+            self.struck["stop hung"] += 1
+
+    def crash(self, instance_id: str) -> Pod:
+        """As SIGKILL does it."""
+        pod = self.pods[instance_id]
+        self._bury(pod)
+        return pod
+
+    def _bury(self, pod: Pod) -> None:
+        pod.life.die()
+        pod.accepts = pod.ready = False
+        self.network.crash(pod.address)
+        if pod.link in self.shared.links:
+            self.shared.links.remove(pod.link)
+        for reply in list(pod.callers):
+            reply.finish(_LOST)
+        del self.pods[pod.instance_id]
+
+    def pause(self, instance_id: str) -> None:
+        """As SIGSTOP does it."""
+        pod = self.pods[instance_id]
+        pod.life.stand()
+        self.network.pause(pod.address)
+
+    def resume(self, instance_id: str) -> int:
+        """How much had waited."""
+        pod = self.pods.get(instance_id)
+        if pod is None:
+            return 0
+        self.network.resume(pod.address)
+        return pod.life.go_on()
 
     # --- what callers do
 
     async def register(self, instance_id: str, *models: tuple[str, str]) -> None:
         """(id, key) through that daemon; raises what goes wrong."""
         items = [(model_id, ModelRecord(TYPE, "", key)) for model_id, key in models]
-        outcomes = await self.pods[instance_id].daemon.management.register_many(items)
-        for failure in outcomes:
+        management = self.pods[instance_id].daemon.management
+        for failure in await self.manage(instance_id, management.register_many(items)):
             if failure is not None:
                 raise MeshError(failure)
+
+    async def unregister(self, instance_id: str, model_id: str) -> None:
+        management = self.pods[instance_id].daemon.management
+        await self.manage(instance_id, management.unregister(model_id))
+
+    async def manage(
+        self, instance_id: str, work: Coroutine[Any, Any, Any], bound_s: float = 30.0
+    ) -> Any:
+        """Have that daemon do it; MeshError if it does not answer."""
+        pod = self.pods[instance_id]
+        done = pod.life.run(spawn, _outcome(work), "manage")
+        await asyncio.wait([done], timeout=bound_s)
+        if not done.done():
+            raise MeshError(_LATE if pod.alive else _LOST)
+        outcome = done.result()
+        if isinstance(outcome, MeshError):
+            raise outcome
+        return outcome
 
     async def ask(
         self, model_id: str, instance_id: str, timeout_s: float = 30.0
     ) -> bytes | Failure:
         """One predict through that daemon: its answer, or how it failed."""
-        self._requests += 1
-        reply = FutureReply()
-        deadline = self._loop.time() + timeout_s
-        metadata = ((REQUEST_ID, str(self._requests)),)
+        self.requests += 1
+        answered = await self.call(model_id, [instance_id], str(self.requests), timeout_s)
+        return answered.failure if answered.body is None else answered.body  # type: ignore[return-value]
+
+    async def call(
+        self,
+        model_id: str,
+        instance_ids: list[str],
+        request_id: str,
+        timeout_s: float,
+        idempotent: bool = True,
+    ) -> Answered:
+        """One predict through the first of these daemons that takes connections."""
+        deadline = self.loop.time() + timeout_s
+        metadata: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
+        if not idempotent:
+            metadata = (*metadata, (IDEMPOTENT_HEADER, "false"))
+        for instance_id in instance_ids:
+            pod = self.pods.get(instance_id)
+            if pod is not None and pod.accepts:
+                return await self._call(pod, model_id, metadata, deadline)
+        return Answered(None, _REFUSED, "")
+
+    async def _call(
+        self, pod: Pod, model_id: str, metadata: tuple[tuple[str, str], ...], deadline: float
+    ) -> Answered:
+        reply, life = FutureReply(), pod.life
         call = Call(V1_PREDICT, b"{}", reply, metadata, deadline)
-        self.pods[instance_id].daemon.instance.infer(model_id, call)
+        pod.callers[reply] = None
+        life.post(pod.daemon.instance.infer, model_id, call)
         try:
             async with asyncio.timeout_at(deadline):
                 messages = await reply.future
-            return bytes(messages[0])
+            return Answered(bytes(messages[0]), None, pod.instance_id)
         except MeshError as error:
-            return error.failure
+            return Answered(None, error.failure, pod.instance_id)
         except TimeoutError:
-            return Failure(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+            return Answered(None, _LATE, pod.instance_id)
         finally:
-            reply.leave()
+            del pod.callers[reply]
+            if not life.dead:
+                life.post(reply.leave)
 
     async def close(self) -> None:
         for instance_id in list(self.pods):
             await self.stop(instance_id, grace_s=1.0)
-        await self.store.close()
+
+
+async def _outcome(work: Coroutine[Any, Any, Any]) -> Any:
+    """What it returns, or the MeshError that it raised: nobody may be left to hear of it."""
+    try:
+        return await work
+    except MeshError as error:
+        return error
