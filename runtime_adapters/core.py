@@ -54,15 +54,18 @@ class HostCore:
         while self.step():
             pass
 
-    def take(self, calls: list[Call]) -> None:
-        """Queue these calls; what needs no model code is answered at once."""
+    def take(self, calls: list[Call]) -> bool:
+        """Queue these calls; what needs no entry is answered at once. Whether there was any."""
+        answered = False
         for call in calls:
             if call.kind in protocols.KINDS:
-                self._predicts.add(_model_id(call), call)
+                self._predicts.add(model_id_of(call), call)
             elif call.kind in (kinds.LOAD_MODEL, kinds.UNLOAD_MODEL):
                 self._loads.add(call)
             else:
                 self._answer(call)
+                answered = True
+        return answered
 
     def step(self) -> bool:
         """Run one entry; False if nothing waits."""
@@ -117,7 +120,7 @@ class HostCore:
 
     def _model_metadata(self, call: Call) -> Message:
         request = inference_pb2.ModelMetadataRequest.FromString(bytes(call.body))
-        model_id = _model_id(call) or request.name
+        model_id = model_id_of(call) or request.name
         held = self._loads.models.get(model_id)
         if held is None:
             raise MeshError(verdicts.not_held(model_id))
@@ -135,5 +138,6 @@ def _spec(spec: TensorSpec) -> inference_pb2.ModelMetadataResponse.TensorMetadat
     )
 
 
-def _model_id(call: Call) -> str:
+def model_id_of(call: Call) -> str:
+    """The model that a call is about ("": it does not say)."""
     return text(call.header(kinds.MODEL_ID) or call.header(kinds.MODEL_ID_BIN))

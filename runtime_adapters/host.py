@@ -20,14 +20,15 @@ from socket import socket
 from typing import Any, Final, cast
 
 from modelmesh.wire.framed_blocking import FramedServer, NumberedCall
+from modelmesh.wire.framed_reply import FrameReply
 from modelmesh.wire.journal import JournalWriter
 from modelmesh.wire.transport import Call
 from runtime_adapters import finding, sizing
 from runtime_adapters.core import MOST_ANSWER_BYTES, HostCore
 from runtime_adapters.finding import Runtimes
 from runtime_adapters.keeper import PR_SET_CHILD_SUBREAPER, living_children, prctl
+from runtime_adapters.threads import TASKS, Threads
 
-_TASKS: Final = "/proc/self/task"
 _TAINT_PATIENCE_S: Final = 2.0
 _LOOK_S: Final = 0.001
 
@@ -117,8 +118,7 @@ class _Host:
         self._journal = JournalWriter(page)
         self._pid = os.getpid()
         self._running: list[int] = []
-        self._threads = os.stat(_TASKS).st_nlink
-        self._watches_threads = watches_threads
+        self._threads = Threads() if watches_threads else None
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
         self._core = HostCore(runtimes, self, most_answer_bytes)
@@ -128,22 +128,29 @@ class _Host:
 
     def _work(self, calls: list[NumberedCall]) -> None:
         """Run these calls and whatever arrives meanwhile."""
-        self._core.take(cast(list[Call], calls))
-        self._fire()
+        self._take(calls)
         while self._step():
-            self._core.take(cast(list[Call], self._server.poll()))
-            self._fire()
+            self._take(self._server.poll())
         self._leave_entry()
         self._journal.end()
 
+    def _take(self, calls: list[NumberedCall]) -> None:
+        if self._core.take(cast(list[Call], calls)):
+            self._end_if_copy()
+        while self._timers and self._timers[0][0] <= self.now():
+            heapq.heappop(self._timers)[2]()
+
     def _step(self) -> bool:
         try:
-            return self._core.step()
+            if not self._core.step():
+                return False
         except _TakenAway as taken:
             self._core.take([call for call in taken.calls if not self._is_taken(call)])
-            return True
-        finally:
+        except BaseException:
             self._end_if_copy()
+            raise
+        self._end_if_copy()
+        return True
 
     def _idle(self) -> None:
         self._work([])
@@ -166,32 +173,35 @@ class _Host:
         and takes the blame, until the daemon sees that it does not end and takes the others away.
         And where an entry has lost the link, it stays for good: it was not answered.
         """
-        self._end_if_copy()
-        threads = os.stat(_TASKS).st_nlink
-        if threads > self._threads and self._running and self._watches_threads:
+        if self._threads is not None and self._threads.are_more(bool(self._running)):
             give_up = self.now() + _TAINT_PATIENCE_S
             while self._journal.is_open and self.now() < give_up:
                 time.sleep(_LOOK_S)
-        self._threads = threads
         self._server.flush()
         if self._server.ended and self._running:
             os.kill(os.getpid(), signal.SIGKILL)  # as the daemon is about to
         self._running = []
 
     def _end_if_copy(self) -> None:
-        """A copy that model code made behind Python's back holds the link: it must not touch it."""
+        """A copy that model code made behind Python's back holds the link: it must not touch it.
+
+        To be asked as soon as model code has run, before anything is read, written or begun. Only
+        the kernel knows: what runs at Python's own forks does not run at these.
+        """
         if os.getpid() != self._pid:
             os._exit(70)
 
     def later(self, delay_s: float, callback: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (self.now() + delay_s, next(self._timer_ids), callback))
 
-    def companions(self) -> Mapping[str, int]:
-        return {"thread": len(os.listdir("/proc/self/task")), "child": len(living_children())}
+    def was_read(self, call: Call, took_s: float) -> None:
+        cast(FrameReply, call.reply).read_s = took_s
 
-    def _fire(self) -> None:
-        while self._timers and self._timers[0][0] <= self.now():
-            heapq.heappop(self._timers)[2]()
+    def was_written(self, call: Call, took_s: float) -> None:
+        cast(FrameReply, call.reply).written_s = took_s
+
+    def companions(self) -> Mapping[str, int]:
+        return {"thread": len(os.listdir(TASKS)), "child": len(living_children())}
 
     def _next_due_s(self) -> float | None:
         return self._timers[0][0] - self.now() if self._timers else None

@@ -17,8 +17,10 @@ from typing import Any, Final
 
 from modelmesh.wire.transport import Call
 from runtime_adapters import finding
-from runtime_adapters.core import MOST_ANSWER_BYTES, HostCore
+from runtime_adapters.core import MOST_ANSWER_BYTES, HostCore, model_id_of
 from runtime_adapters.sizing import NoScale, Scale
+
+Told = Callable[[str, float], None]  # a model's id, and seconds
 
 _PAUSE_S: Final = 0.001
 _MOST_PAUSES: Final = 8
@@ -26,7 +28,11 @@ _PROBE_EVERY: Final = 256
 
 
 class InlineHost:
-    """A `Handler`. `call_later` and `now` are the loop's `call_later` and `time`."""
+    """A `Handler`. `call_later` and `now` are the loop's `call_later` and `time`.
+
+    `was_read` and `was_written` are told, for each call of a model, what it took to decode it and
+    to encode its answer.
+    """
 
     def __init__(
         self,
@@ -35,10 +41,15 @@ class InlineHost:
         call_later: Callable[..., Any],
         now: Callable[[], float],
         most_answer_bytes: int = MOST_ANSWER_BYTES,
+        *,
+        was_read: Told = lambda model_id, took_s: None,
+        was_written: Told = lambda model_id, took_s: None,
     ) -> None:
         self.scale: Scale = NoScale()
         self.now = now
         self._call_later = call_later
+        self._told_read = was_read
+        self._told_written = was_written
         self._gathered = 0  # calls since the pause began; 0: no pause is on
         self._several = False  # callers, when last seen
         self._runs = 0
@@ -75,6 +86,12 @@ class InlineHost:
 
     def begin(self, calls: Sequence[Call]) -> None:
         """No journal: a crash here is the caller's crash."""
+
+    def was_read(self, call: Call, took_s: float) -> None:
+        self._told_read(model_id_of(call), took_s)
+
+    def was_written(self, call: Call, took_s: float) -> None:
+        self._told_written(model_id_of(call), took_s)
 
     def companions(self) -> Mapping[str, int]:
         return {}

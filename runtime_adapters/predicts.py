@@ -73,10 +73,20 @@ class Predicts:
             failed(calls, verdicts.not_held(model_id))
         elif calls:
             self._surroundings.begin(calls)
-            asks = [ask for call in calls if (ask := _read(call, model_id))]
+            asks = [ask for call in calls if (ask := self._read(call, model_id))]
             self._batches.extend(_Batch(held, batch) for batch in _joined(held, asks))
             if self._batches:
                 self._run(self._batches.popleft())
+
+    def _read(self, call: Call, model_id: str) -> Ask | None:
+        started = self._surroundings.now()
+        try:
+            ask = protocols.read(call, model_id)
+        except Exception as error:  # MeshError, BadInput; else a hole in a decoder, answered so
+            call.reply.finish(verdicts.of_predict(error))
+            return None
+        self._surroundings.was_read(call, self._surroundings.now() - started)
+        return ask
 
     def _run(self, batch: _Batch) -> None:
         now = self._surroundings.now()
@@ -116,24 +126,18 @@ class Predicts:
             self._batches.extendleft(_Batch(batch.held, [ask]) for ask in reversed(batch.asks))
 
     def _answer(self, ask: Ask, answer: Any) -> None:
+        started = self._surroundings.now()
         try:
             body, metadata = _encode(ask, answer)
         except BaseException as raised:  # an answer's methods are model code too
             ask.call.reply.finish(verdicts.of_predict(raised))
             return
+        self._surroundings.was_written(ask.call, self._surroundings.now() - started)
         if len(body) > self._most_answer_bytes:
             message = f"the answer of {len(body)} bytes is larger than {self._most_answer_bytes}"
             ask.call.reply.finish(verdicts.model_error(message))
         else:
             ask.call.reply.answer(body, metadata)
-
-
-def _read(call: Call, model_id: str) -> Ask | None:
-    try:
-        return protocols.read(call, model_id)
-    except Exception as error:  # MeshError and BadInput; else a hole in a decoder, answered as such
-        call.reply.finish(verdicts.of_predict(error))
-        return None
 
 
 def _joined(held: Held, asks: Sequence[Ask]) -> list[Sequence[Ask]]:

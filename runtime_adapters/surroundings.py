@@ -29,6 +29,12 @@ class Surroundings(Protocol):
     def begin(self, calls: Sequence[Call]) -> None:
         """These calls, and no others, run from now on: whatever was answered is on its way."""
 
+    def was_read(self, call: Call, took_s: float) -> None:
+        """The call is decoded: once for each call, before its answer."""
+
+    def was_written(self, call: Call, took_s: float) -> None:
+        """Its answer is encoded; the next thing is that it is given."""
+
     def companions(self) -> Mapping[str, int]:
         """How many of each ("thread", "child") live in or under this process."""
 

@@ -27,6 +27,7 @@ from modelmesh.runtime.silence import Counts, Silence
 from modelmesh.runtime.zygote import HostProcess, ZygoteClient, how_it_ended, no_host
 from modelmesh.wire import journal, kinds
 from modelmesh.wire.framed import FramedLink
+from modelmesh.wire.frames import NO_TIMES, Times
 from modelmesh.wire.journal import JournalEntry
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Caller, Metadata, text
 
@@ -34,6 +35,8 @@ NOTHING: Final = JournalEntry(0, 0.0, ())
 MOST_LEFT: Final = 4096  # calls that were cancelled while they may have been running
 END_S: Final = 5.0  # a killed process is gone long before
 STATUS_S: Final = 0.25  # how long a dead host's keeper may take to say how it died
+
+Took = Callable[[str, Times], None]  # for which model
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,15 @@ class Remains:
 
 
 class HostLink(FramedLink):
-    """Remembers calls whose callers left: one of them may be what a host hangs on."""
+    """Remembers calls whose callers left: one of them may be what a host hangs on.
+
+    Tells `took` what the host says of each call that it has decoded, once: with the answer, or
+    when it sees that the caller has left. What goes on elsewhere is told by whoever answers it.
+    """
 
     left: dict[int, Ran]
+    owed: dict[int, str]  # whose times the host may still tell, though the caller has left: models
+    took: Took
     withdrawn_count = 0
 
     @property
@@ -79,6 +88,21 @@ class HostLink(FramedLink):
                 del self.left[next(iter(self.left))]
         return call
 
+    def _left(self, call_id: int) -> None:
+        call = self.withdraw(call_id)
+        if call is not None:
+            self.owed[call_id] = text(call.header(kinds.MODEL_ID))
+            if len(self.owed) > MOST_LEFT:
+                del self.owed[next(iter(self.owed))]
+
+    def timed(self, call_id: int, call: Call | None, times: Times) -> None:
+        if times == NO_TIMES:
+            return
+        if call is not None:
+            self.took(text(call.header(kinds.MODEL_ID)), times)
+        elif call_id in self.owed:
+            self.took(self.owed.pop(call_id), times)
+
 
 class Host:
     """A living host. `on_end` is called once, synchronously, when it is dead and drained."""
@@ -91,6 +115,7 @@ class Host:
         page: mmap.mmap,
         output: Output,
         on_end: "Callable[[Host, Remains], None]",
+        took: Took,
     ) -> None:
         self.number = number
         self.tier = Tier.SHARED
@@ -115,7 +140,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.link = HostLink(sock, on_lost=self._link_lost)
-        self.link.left = {}
+        self.link.left, self.link.owed = {}, {}
+        self.link.took = took
         self.silence = Silence(self.link.counts, self.born)
         self._loop.add_reader(process.pidfd, self._died)
 
@@ -244,6 +270,7 @@ async def spawn(
     number: int,
     data_limit_bytes: int,
     on_end: Callable[[Host, Remains], None],
+    took: Took,
 ) -> Host:
     """A new host. UNAVAILABLE where there is none to be had."""
     with ExitStack() as ours, ExitStack() as theirs:
@@ -264,7 +291,7 @@ async def spawn(
         fds = their_link.fileno(), page_fd, write_fd
         process = await zygote.spawn(number, fds, data_limit_bytes, {"weigh": "allocator"})
         ours.pop_all()  # the host's from now on
-        return Host(number, process, link, page, output, on_end)
+        return Host(number, process, link, page, output, on_end, took)
 
 
 def _output(read_fd: int, number: int) -> Output:

@@ -48,6 +48,7 @@ from modelmesh.runtime.watch import Patience, Watch
 from modelmesh.runtime.weights import Weights, private_bytes, proportional_bytes
 from modelmesh.runtime.zygote import ZygoteClient, ZygoteConfig
 from modelmesh.wire import kinds
+from modelmesh.wire.frames import Times
 from modelmesh.wire.transport import Call, failed
 
 log = structlog.get_logger("runtime")
@@ -106,6 +107,7 @@ class HostedRuntime:
             config.shared_hosts,
             max(config.capacity_bytes or machine.memory_bytes(), LEAST_DATA_BYTES),
             self._aftermath.host_ended,
+            self._took,
         )
         patience = Patience(config.set_aside_s, config.load_timeout_s, config.predict_timeout_s)
         self._watch = Watch(self._pool, self._aftermath, patience, self._room_for)
@@ -439,6 +441,14 @@ class HostedRuntime:
             old.discard(model_id)
 
     # --- the rest
+
+    def _took(self, model_id: str, times: Times) -> None:
+        """A host has decoded one call, and maybe encoded its answer."""
+        read_s, written_s = times
+        if read_s >= 0:
+            self._listener.took(Part.PREPROCESS, model_id, read_s)
+        if written_s >= 0:
+            self._listener.took(Part.POSTPROCESS, model_id, written_s)
 
     def _is_harmless(self, model_id: str) -> bool:
         """Whether the model has no code of its own, so that it hides nothing (a dummy, say)."""

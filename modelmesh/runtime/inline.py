@@ -7,6 +7,7 @@ their model, and for measuring what a process boundary costs.
 
 import asyncio
 import importlib
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -14,7 +15,7 @@ import modelmesh
 from modelmesh.errors import Code, Failure, MeshError
 from modelmesh.pb import model_runtime_pb2 as pb
 from modelmesh.runtime import client
-from modelmesh.runtime.door import LoadedModel, LoadRequest, RuntimeListener, RuntimeStatus
+from modelmesh.runtime.door import LoadedModel, LoadRequest, Part, RuntimeListener, RuntimeStatus
 from modelmesh.runtime.host import discard, named
 from modelmesh.runtime.hosts import HostsConfig
 from modelmesh.wire import kinds
@@ -40,7 +41,12 @@ class InlineRuntime:
         try:
             adapter = importlib.import_module(ADAPTER)
             self._core = adapter.InlineHost(
-                zygote.runtimes, zygote.options, loop.call_later, loop.time
+                zygote.runtimes,
+                zygote.options,
+                loop.call_later,
+                loop.time,
+                was_read=partial(listener.took, Part.PREPROCESS),
+                was_written=partial(listener.took, Part.POSTPROCESS),
             )
         except (ImportError, ValueError) as error:
             why = f"the runtimes cannot be had: {error}"

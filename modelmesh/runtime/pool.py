@@ -17,7 +17,7 @@ from modelmesh.observe.tasks import spawn as spawn_task
 from modelmesh.observe.tasks import stop
 from modelmesh.policy.tiering import Tier
 from modelmesh.runtime import host as hosts
-from modelmesh.runtime.host import Host, Remains
+from modelmesh.runtime.host import Host, Remains, Took
 from modelmesh.runtime.zygote import RuntimeFacts, ZygoteClient, no_host
 
 log = structlog.get_logger("runtime")
@@ -26,7 +26,11 @@ RETRY_S: Final = 0.5  # between attempts to replace a host where none can be had
 
 
 class HostPool:
-    """Births and lives of hosts. `on_end` is called once for each host that dies."""
+    """Births and lives of hosts.
+
+    `on_end` is called once for each host that dies, `took` with what hosts say of the calls that
+    they have decoded.
+    """
 
     def __init__(
         self,
@@ -34,11 +38,13 @@ class HostPool:
         shared_hosts: int,
         data_limit_bytes: int,
         on_end: Callable[[Host, Remains], None],
+        took: Took,
     ) -> None:
         self._zygote = zygote
         self._shared_wanted = shared_hosts
         self._data_limit_bytes = data_limit_bytes
         self._told_end = on_end
+        self._told_times = took
         self._numbers = itertools.count(1)
         self.living: dict[int, Host] = {}
         self._spares: list[Host] = []
@@ -127,7 +133,11 @@ class HostPool:
 
     async def _born(self) -> Host:
         host = await hosts.spawn(
-            self._zygote, next(self._numbers), self._data_limit_bytes, self._ended
+            self._zygote,
+            next(self._numbers),
+            self._data_limit_bytes,
+            self._ended,
+            self._told_times,
         )
         self.living[host.number] = host
         return host

@@ -21,6 +21,7 @@ import structlog
 from modelmesh.errors import Code, Failure, Fault, Reason
 from modelmesh.wire import frames
 from modelmesh.wire.framed_reply import FrameReply
+from modelmesh.wire.frames import Times
 from modelmesh.wire.outbox import Outbox
 from modelmesh.wire.replies import Messages, refused, unavailable
 from modelmesh.wire.transport import Body, Call, Handler
@@ -227,13 +228,15 @@ class FramedLink:
 
     def _take(self, frame_type: int, call_id: int, payload: Body) -> None:
         if frame_type == frames.ANSWER:
-            metadata, body = frames.parse_answer(payload)
+            metadata, body, times = frames.parse_answer(payload)
             call = self._waiting.pop(call_id, None)
+            self.timed(call_id, call, times)
             if call is not None:
                 call.reply.answer(body, metadata)
         elif frame_type == frames.FINISH:
-            failure, metadata = frames.parse_finish(payload)
+            failure, metadata, times = frames.parse_finish(payload)
             call = self._waiting.pop(call_id, None)
+            self.timed(call_id, call, times)
             if call is not None:
                 call.reply.finish(failure, metadata)
         elif frame_type == frames.MESSAGE:
@@ -242,6 +245,9 @@ class FramedLink:
             self._take_request(self._turn, frame_type, call_id, payload)
         else:
             raise frames.Malformed(f"frame type {frame_type} where nobody serves")
+
+    def timed(self, call_id: int, call: Call | None, times: Times) -> None:
+        """What the peer says of a call that it ends (None: it was withdrawn). For subclasses."""
 
     def _take_message(self, call_id: int, payload: Body) -> None:
         call = self._waiting.get(call_id)

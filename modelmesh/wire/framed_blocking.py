@@ -175,6 +175,8 @@ class FramedServer:
             left = self._open.get(call_id)
             if left is not None:
                 left.leave()
+                if left.read_s >= 0:  # the work was done, though nobody waits for what came of it
+                    self.put(frames.finish(call_id, times=(left.read_s, left.written_s)))
         elif frame_type == frames.OPEN:
             self.put(frames.finish(call_id, _UNARY_ONLY))
         elif frame_type not in (frames.INBOUND, frames.INBOUND_END):

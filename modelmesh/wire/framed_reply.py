@@ -29,14 +29,18 @@ class LinkEnd(Protocol):
 
 
 class FrameReply(OpenReply):
-    """Turns an answer into frames. A body above the limit becomes RESOURCE_EXHAUSTED."""
+    """Turns an answer into frames. A body above the limit becomes RESOURCE_EXHAUSTED.
 
-    __slots__ = ("_call_id", "_link")
+    Whoever answers may set `read_s` and `written_s` before: the answer's times.
+    """
+
+    __slots__ = ("_call_id", "_link", "read_s", "written_s")
 
     def __init__(self, link: LinkEnd, call_id: int) -> None:
         super().__init__()
         self._link = link
         self._call_id = call_id
+        self.read_s = self.written_s = frames.NOT_TOLD
 
     @property
     def slow(self) -> bool:
@@ -45,7 +49,8 @@ class FrameReply(OpenReply):
     def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
         if self._fits(body) and not self.gone:
             self.end()
-            self._link.put(frames.answer(self._call_id, body, metadata))
+            times = self.read_s, self.written_s
+            self._link.put(frames.answer(self._call_id, body, metadata, times))
 
     def send(self, message: Body) -> None:
         if self._fits(message) and not self.gone:
@@ -54,7 +59,8 @@ class FrameReply(OpenReply):
     def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
         if not self.gone:
             self.end()
-            self._link.put(frames.finish(self._call_id, failure, metadata))
+            times = self.read_s, self.written_s
+            self._link.put(frames.finish(self._call_id, failure, metadata, times))
 
     def when_writable(self, callback: Callable[[], None]) -> None:
         self._link.when_writable(callback)

@@ -6,14 +6,17 @@ and never looked into. Little-endian:
     u32 length of what follows | u64 call id | u8 type | payload
 
     CALL, OPEN         f64 monotonic deadline, u32 size, (kind, metadata), body
-    ANSWER, FINISH     u32 size, metadata, then the body, or the encoded failure (empty: OK)
+    ANSWER, FINISH     f64 read_s, f64 written_s, u32 size, metadata, then the body, or the encoded
+                       failure (empty: OK)
     MESSAGE, INBOUND   the message
     INBOUND_END, CANCEL  nothing
 
 CALL, OPEN (a call with further messages), INBOUND, INBOUND_END and CANCEL speak of a call of the
 sender; ANSWER, MESSAGE and FINISH of a call of the receiver: so both ends may call at once, each
 with its own ids. A (kind, metadata) pair is a run of length-prefixed strings; the short ones are
-memoised in both directions, since a daemon says the same few things all day.
+memoised in both directions, since a daemon says the same few things all day. The times of an answer
+are the seconds that its sender took to decode the call and to encode the answer; below zero, it
+does not say.
 
 The peer may be hostile (a host runs model code): whatever arrives, decoding raises `Malformed` or
 nothing, and memory stays within the limit on a frame.
@@ -40,14 +43,20 @@ INBOUND_END: Final = 8
 
 MOST_BYTES: Final = 64 << 20  # of one frame, unless told otherwise
 LONGEST_RETRY_S: Final = 366 * 86400.0
+LONGEST_TIME_S: Final = 86400.0
 
 Frame = tuple[int, int, Body]  # type, call id, payload
+Times = tuple[float, float]  # seconds for reading the call, and for writing its answer
+
+NOT_TOLD: Final = -1.0
+NO_TIMES: Final[Times] = (NOT_TOLD, NOT_TOLD)
 
 _LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<IQB")
 _CALL = struct.Struct("<IQBdI")
 _CALL_PAYLOAD = struct.Struct("<dI")
-_ANSWER = struct.Struct("<IQBI")
+_ANSWER = struct.Struct("<IQBddI")
+_ANSWER_PAYLOAD = struct.Struct("<ddI")
 _STRINGS = struct.Struct("<II")
 _FAILURE = struct.Struct("<BBdIII")  # code, flags, retry_after_s, sizes of fault, reason, message
 
@@ -82,17 +91,22 @@ def call(
     return (_CALL.pack(size, call_id, frame_type, deadline, len(strings)), strings, body)
 
 
-def answer(call_id: int, body: Body, metadata: Metadata = NO_METADATA) -> tuple[Body, ...]:
+def answer(
+    call_id: int, body: Body, metadata: Metadata = NO_METADATA, times: Times = NO_TIMES
+) -> tuple[Body, ...]:
     """One message and OK."""
-    return _with_metadata(call_id, ANSWER, metadata, body)
+    return _with_metadata(call_id, ANSWER, metadata, body, times)
 
 
 def finish(
-    call_id: int, failure: Failure | None = None, metadata: Metadata = NO_METADATA
+    call_id: int,
+    failure: Failure | None = None,
+    metadata: Metadata = NO_METADATA,
+    times: Times = NO_TIMES,
 ) -> tuple[Body, ...]:
     """The end of a reply; OK if `failure` is None."""
     return _with_metadata(
-        call_id, FINISH, metadata, b"" if failure is None else _pack_failure(failure)
+        call_id, FINISH, metadata, b"" if failure is None else _pack_failure(failure), times
     )
 
 
@@ -113,11 +127,11 @@ def size_bytes(frame: tuple[Body, ...]) -> int:
 
 
 def _with_metadata(
-    call_id: int, frame_type: int, metadata: Metadata, body: Body
+    call_id: int, frame_type: int, metadata: Metadata, body: Body, times: Times
 ) -> tuple[Body, ...]:
     strings = _call_strings("", metadata) if metadata else b""
     size = _ANSWER_REST + len(strings) + len(body)
-    return (_ANSWER.pack(size, call_id, frame_type, len(strings)), strings, body)
+    return (_ANSWER.pack(size, call_id, frame_type, *times, len(strings)), strings, body)
 
 
 def _call_strings(kind: str, metadata: Metadata) -> bytes:
@@ -206,20 +220,23 @@ def parse_call(payload: Body) -> tuple[str, Metadata, float, Body]:
     return kind, metadata, deadline, payload[_CALL_PAYLOAD.size + size :]
 
 
-def parse_answer(payload: Body) -> tuple[Metadata, Body]:
-    """Metadata and body of an ANSWER."""
+def parse_answer(payload: Body) -> tuple[Metadata, Body, Times]:
+    """Metadata, body and times of an ANSWER."""
     try:
-        size = _LENGTH.unpack_from(payload)[0]
+        read_s, written_s, size = _ANSWER_PAYLOAD.unpack_from(payload)
     except struct.error:
         raise Malformed("an answer too short") from None
-    metadata = _parse_strings(payload, 4, size)[1] if size else NO_METADATA
-    return metadata, payload[4 + size :]
+    if not (NOT_TOLD <= read_s <= LONGEST_TIME_S and NOT_TOLD <= written_s <= LONGEST_TIME_S):
+        raise Malformed("times that make no sense")
+    start = _ANSWER_PAYLOAD.size
+    metadata = _parse_strings(payload, start, size)[1] if size else NO_METADATA
+    return metadata, payload[start + size :], (read_s, written_s)
 
 
-def parse_finish(payload: Body) -> tuple[Failure | None, Metadata]:
-    """Failure (None: OK) and metadata of a FINISH."""
-    metadata, rest = parse_answer(payload)
-    return (_parse_failure(bytes(rest)) if rest else None), metadata
+def parse_finish(payload: Body) -> tuple[Failure | None, Metadata, Times]:
+    """Failure (None: OK), metadata and times of a FINISH."""
+    metadata, rest, times = parse_answer(payload)
+    return (_parse_failure(bytes(rest)) if rest else None), metadata, times
 
 
 def _parse_strings(payload: Body, start: int, size: int) -> tuple[str, Metadata]:

@@ -51,6 +51,8 @@ class StillWorld:
         self.scale: Scale = NoScale()
         self.time = 1000.0
         self.entries: list[list[Call]] = []
+        self.read: list[Call] = []
+        self.written: list[Call] = []
         self.alongside: dict[str, int] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
 
@@ -62,6 +64,12 @@ class StillWorld:
 
     def begin(self, calls: Sequence[Call]) -> None:
         self.entries.append(list(calls))
+
+    def was_read(self, call: Call, took_s: float) -> None:
+        self.read.append(call)
+
+    def was_written(self, call: Call, took_s: float) -> None:
+        self.written.append(call)
 
     def companions(self) -> Mapping[str, int]:
         return dict(self.alongside)

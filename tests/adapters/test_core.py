@@ -48,6 +48,24 @@ def test_requests_that_wait_together_are_one_predict_and_one_entry() -> None:
     assert bench.world.entries[-1] == calls
 
 
+def test_each_call_is_read_once_and_written_once_however_it_ran() -> None:
+    def refuse_thirteen(rows: np.ndarray) -> np.ndarray:
+        if 13.0 in rows:
+            raise ValueError("thirteen")
+        return total(rows)
+
+    bench, model = bench_of(refuse_thirteen)
+    first, bad, last = calls = [infer("m", [[number, 2]]) for number in (1, 13, 3)]
+    unread = call(kinds.MODEL_INFER, b"\xff", *named("m"))
+    unheld, unload_it = infer("nobody", [[1, 2]]), unload("m")
+    bench.run(first, unread, bad, last, unheld)
+    assert model.asked == [3, 1, 1, 1], "joined, then one by one"
+    assert bench.world.read == calls
+    assert bench.world.written == [first, last]
+    bench.run(unload_it)
+    assert len(bench.world.read) == 3
+
+
 def test_requests_of_other_protocols_and_types_are_not_joined() -> None:
     bench, model = bench_of(total)
     answers = bench.run(

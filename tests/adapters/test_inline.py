@@ -1,6 +1,7 @@
 """The inline tier: the same core on an event loop, waits included."""
 
 import asyncio
+from collections.abc import Callable
 
 from modelmesh.pb import model_runtime_pb2
 from modelmesh.wire import kinds
@@ -22,6 +23,30 @@ async def test_it_serves_on_the_callers_loop() -> None:
     )
     assert [inferred(answer)["sum"] for answer in answers] == [[0.0], [1.0], [2.0], [3.0]]
     assert loop.time() - begun >= 0.05
+    await caller.close()
+
+
+async def test_it_tells_what_it_took_to_decode_and_to_encode_once_for_each_call() -> None:
+    loop = asyncio.get_running_loop()
+    told: list[tuple[str, str]] = []
+
+    def tells(part: str) -> Callable[[str, float], None]:
+        def tell(model_id: str, took_s: float) -> None:
+            assert 0 <= took_s < 60
+            told.append((part, model_id))
+
+        return tell
+
+    host = InlineHost(
+        "", {}, loop.call_later, loop.time, was_read=tells("read"), was_written=tells("written")
+    )
+    caller = LoopbackCaller(host)
+    await ask(caller, kinds.LOAD_MODEL, load_body("m", "dummy", ""))
+    assert not told
+    await asyncio.gather(
+        *(ask(caller, kinds.MODEL_INFER, infer_body([[i]]), named("m")) for i in range(3))
+    )
+    assert sorted(told) == [("read", "m")] * 3 + [("written", "m")] * 3
     await caller.close()
 
 

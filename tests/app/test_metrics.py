@@ -24,6 +24,8 @@ from tests.runtime.external_server import ExternalServer
 MIB: Final = 1 << 20
 CAPACITY: Final = 4 * MIB
 PREDICT: Final = 'request_predict_seconds{model_name=""}'
+PREPROCESS: Final = 'request_preprocess_seconds{model_name=""}'
+POSTPROCESS: Final = 'request_postprocess_seconds{model_name=""}'
 MOVING: Final = ("modelmesh_instance_lru_seconds", "modelmesh_instance_lru_age_seconds")
 
 
@@ -89,6 +91,11 @@ def invoked(method: str, code: str = "OK", *, times: int = 1) -> dict[str, float
     return asked(method, code, times=times) | {f"invoke_model_milliseconds{labels}": times}
 
 
+def predicted(*, times: int = 1) -> dict[str, float]:
+    """What a call counts in that a model of our own has answered."""
+    return {PREPROCESS: times, PREDICT: times, POSTPROCESS: times}
+
+
 LOADED: Final = {
     "loadmodel_milliseconds": 1,
     "loading_queue_delay_milliseconds": 1,
@@ -112,7 +119,7 @@ def test_a_cold_call(daemon: Running) -> None:
     with watched(daemon) as seen:
         answer = daemon.infer("cold", 1.0, 2.0)
     one = call("ModelInfer")
-    assert seen.counts == invoked("ModelInfer") | LOADED | MISSED | SIZED | {PREDICT: 1}
+    assert seen.counts == invoked("ModelInfer") | LOADED | MISSED | SIZED | predicted()
     assert seen.sums[f"request_size_bytes{one}"] == len(request_of("cold", (1.0, 2.0)))
     assert seen.sums[f"response_size_bytes{one}"] == answer.size_bytes
     assert seen.sums["loaded_model_size_bytes"] == MIB
@@ -141,14 +148,43 @@ def test_a_warm_call(daemon: Running, warm: str) -> None:
     with watched(daemon) as seen:
         for _ in range(3):
             daemon.infer(warm)
-    assert seen.counts == invoked("ModelInfer", times=3) | {PREDICT: 3}
+    assert seen.counts == invoked("ModelInfer", times=3) | predicted(times=3)
+    parts = seen.sums[PREPROCESS], seen.sums[POSTPROCESS]
+    assert min(parts) > 0
+    assert sum(parts) < seen.sums[PREDICT]
     assert seen.gauges == {}
+
+
+@pytest.mark.parametrize("tier", ["shared", "process", "inline"])
+def test_calls_at_once_count_one_by_one_wherever_their_model_lives(tier: str) -> None:
+    with running(tier=tier) as daemon:
+        daemon.dummies("m", size_bytes=1000)
+        daemon.load("m")
+        with watched(daemon) as seen:
+            calls = [daemon.begin("m") for _ in range(16)]
+            assert [answer_of(each.result())["sum"] for each in calls] == [1.0] * 16
+        assert seen.counts == invoked("ModelInfer", times=16) | predicted(times=16)
+
+
+def test_a_call_that_the_model_fails_has_no_answer_to_encode(daemon: Running) -> None:
+    daemon.dummies("bad", size_bytes=1000, predict_error="no")
+    daemon.load("bad")
+    with watched(daemon) as seen:
+        daemon.refused("bad")
+    assert seen.counts == invoked("ModelInfer", "INTERNAL") | {PREPROCESS: 1, PREDICT: 1}
+
+
+def test_a_call_that_cannot_be_decoded(daemon: Running, warm: str) -> None:
+    with watched(daemon) as seen:
+        body = b'{"instances":[[1.0],[1.0,2.0]]}'
+        assert daemon.rest("POST", f"/v1/models/{warm}:predict", body).status == 400
+    assert seen.counts == invoked("v1:predict", "INVALID_ARGUMENT") | {PREDICT: 1}
 
 
 def test_a_call_over_rest(daemon: Running, warm: str) -> None:
     with watched(daemon) as seen:
         response = daemon.predict(warm, 1.0)
-    assert seen.counts == invoked("v1:predict") | {PREDICT: 1}
+    assert seen.counts == invoked("v1:predict") | predicted()
     sent = len(json.dumps({"instances": [[1.0]]}))
     assert seen.sums[f"request_size_bytes{call('v1:predict')}"] == sent
     assert seen.sums[f"response_size_bytes{call('v1:predict')}"] == len(response.body)
@@ -160,7 +196,7 @@ def test_an_explanation(daemon: Running, warm: str) -> None:
         body = b'{"instances":[[1.0]]}'
         assert daemon.rest("POST", f"/v1/models/{warm}:explain", body).status == 501
     explained = {'request_explain_seconds{model_name=""}': 1}
-    assert seen.counts == invoked("v1:explain", "UNIMPLEMENTED") | explained
+    assert seen.counts == invoked("v1:explain", "UNIMPLEMENTED") | explained | {PREPROCESS: 1}
 
 
 def test_a_call_on_an_unknown_model(daemon: Running) -> None:
@@ -175,10 +211,14 @@ def test_a_call_on_an_unknown_model(daemon: Running) -> None:
 def test_a_call_whose_caller_leaves(daemon: Running) -> None:
     daemon.dummies("slow", predict_s=1.0)
     daemon.load("slow")
+    decoded = 'request_preprocess_seconds_count{model_name=""}'
     with watched(daemon) as seen:
+        before = daemon.metrics().get(decoded, 0)
         daemon.refused("slow", timeout_s=0.2)
         until(lambda: daemon.app.instance.open_calls == 0)
-    assert seen.counts == invoked("ModelInfer", "CANCELLED") | {PREDICT: 1}
+        until(lambda: daemon.metrics().get(decoded, 0) > before)  # its host tells a little later
+    cancelled = invoked("ModelInfer", "CANCELLED")
+    assert seen.counts == cancelled | {PREPROCESS: 1, PREDICT: 1}
 
 
 # --- the life of models
@@ -204,7 +244,7 @@ def test_an_eviction(daemon: Running) -> None:
     with watched(daemon) as seen:
         daemon.infer("new")
     gone = UNLOADED | {"age_at_eviction_milliseconds": 1}
-    assert seen.counts == invoked("ModelInfer") | LOADED | MISSED | SIZED | gone | {PREDICT: 1}
+    assert seen.counts == invoked("ModelInfer") | LOADED | MISSED | SIZED | gone | predicted()
     age_ms = seen.sums["age_at_eviction_milliseconds"]
     assert 150 < age_ms < (time.monotonic() - used) * 1000
     assert seen.gauges == {}
@@ -306,10 +346,7 @@ def test_rest_for_a_server_that_speaks_grpc() -> None:
         daemon.load("m")
         with watched(daemon) as seen:
             assert daemon.predict("m", 1.0, 2.0).document == {"predictions": [3.0]}
-        translated = {
-            'request_preprocess_seconds{model_name=""}': 1,
-            'request_postprocess_seconds{model_name=""}': 1,
-        }
+        translated = {PREPROCESS: 1, POSTPROCESS: 1}
         assert seen.counts == invoked("v1:predict") | translated | {PREDICT: 1}
         parts = sum(seen.sums[name] for name in translated)
         assert 0 < parts < seen.sums[PREDICT]

@@ -31,7 +31,7 @@ async def test_calls_that_were_taken_away_never_start(tmp_path: Path) -> None:
     zygote = ZygoteClient(ZygoteConfig(runtimes=HOSTILE))
     await zygote.start()
     ended: list[Host] = []
-    one = await host.spawn(zygote, 1, 0, lambda dead, remains: ended.append(dead))
+    one = await host.spawn(zygote, 1, 0, lambda dead, _: ended.append(dead), lambda *told: None)
     log = tmp_path / "log"
     try:
         await _load(one, "slow", predict_s=0.5)

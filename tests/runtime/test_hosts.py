@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from modelmesh.errors import Code, MeshError, Reason
-from modelmesh.runtime.door import LoadRequest
+from modelmesh.runtime.door import LoadRequest, Part
 from modelmesh.runtime.hosts import HostedRuntime
 from tests.runtime.support import Listener, ask, begin, config, dummy
 from tests.runtime.waiting import is_dead, until
@@ -144,6 +144,37 @@ async def test_no_call_runs_twice_when_a_host_is_set_aside(
     ran = log.read_text().split()
     assert len(ran) == 600
     assert len(set(ran)) == 600
+
+
+async def test_calls_that_go_on_elsewhere_are_told_once(runtime: HostedRuntime) -> None:
+    """Decoded together, run one by one: those behind the slow one are decoded again."""
+    await runtime.load(_hostile("slow", predict_s=0.35))
+    await runtime.load(dummy("quick"))
+    old = runtime.pids()["quick"]
+    replies = [begin(runtime, "slow") for _ in range(3)] + [begin(runtime, "quick")]
+    await asyncio.gather(*(reply.future for reply in replies))
+    assert runtime.pids()["quick"] != old, "the host was set aside"
+    await _told_of(runtime, "slow", 3, 3)
+    await _told_of(runtime, "quick", 1, 1)
+
+
+async def test_a_call_whose_caller_leaves_is_told_once(runtime: HostedRuntime) -> None:
+    await runtime.load(dummy("waits", '{"predict_s": 0.3}'))
+    await runtime.load(dummy("other"))
+    left = [begin(runtime, "waits") for _ in range(3)]
+    await ask(runtime, "other")  # behind them: they are decoded by now
+    for reply in left:
+        reply.leave()
+    await until(lambda: len(_listener(runtime).times) >= 7)
+    await begin(runtime, "waits").future  # what else there is to say has been said
+    await _told_of(runtime, "waits", 4, 1)
+
+
+async def _told_of(runtime: HostedRuntime, model_id: str, decoded: int, encoded: int) -> None:
+    times = _listener(runtime).times
+    parts = [part for part, about in times if about == model_id]
+    assert parts.count(Part.PREPROCESS) == decoded
+    assert parts.count(Part.POSTPROCESS) == encoded
 
 
 async def test_where_memory_allows_no_second_host_the_stuck_one_is_ended() -> None:

@@ -11,6 +11,7 @@ from modelmesh.wire import frames
 from modelmesh.wire.awaiting import FutureReply, ask
 from modelmesh.wire.framed import FramedLink
 from modelmesh.wire.framed_blocking import FramedServer, NumberedCall
+from modelmesh.wire.framed_reply import FrameReply
 from modelmesh.wire.transport import Body, Call
 from tests.wire.harnesses import until
 
@@ -201,6 +202,30 @@ def test_a_call_cancelled_before_it_is_handled_never_reaches_the_handler(host: H
     host.daemon.shutdown(socket.SHUT_WR)
     host.server.serve()
     assert host.lists == [[(2, b"b")]]
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_cancelled_call_that_was_read_is_ended_with_its_times(
+    pair: tuple[socket.socket, socket.socket], read: bool
+) -> None:
+    daemon, theirs = pair
+
+    def handle(calls: list[NumberedCall]) -> None:
+        reply = calls[0].reply
+        assert isinstance(reply, FrameReply)
+        if read:
+            reply.read_s = 0.5
+        daemon.sendall(b"".join(frames.sign(1, frames.CANCEL)))
+        server.poll()
+        assert reply.gone
+        server.stop()
+
+    server = FramedServer(theirs, handle)
+    daemon.sendall(b"".join(call(1)))
+    server.serve()
+    ended = list(frames.Decoder().feed(daemon.recv(1000)))
+    times = [(ident, frames.parse_finish(payload)[2]) for _, ident, payload in ended]
+    assert times == ([(1, (0.5, frames.NOT_TOLD))] if read else [])
 
 
 def test_between_two_steps_a_handler_flushes_and_polls(

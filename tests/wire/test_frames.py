@@ -1,6 +1,7 @@
 """The framed codec: what goes in comes out, however it is cut; what is hostile raises one error."""
 
 from contextlib import suppress
+from math import inf, nan
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ pairs = st.one_of(
 )
 metadatas = st.lists(pairs, max_size=5).map(tuple)
 bodies = st.binary(max_size=100)
+some_times = st.sampled_from([frames.NOT_TOLD]) | st.floats(0, frames.LONGEST_TIME_S)
+times_of = st.tuples(some_times, some_times)
 ids = st.integers(0, 2**64 - 1)
 failures = st.builds(
     Failure,
@@ -43,18 +46,32 @@ def test_a_call_comes_out_as_it_went_in(
     assert frames.parse_call(payload) == (kind, metadata, deadline, body)
 
 
-@given(ids, metadatas, bodies)
-def test_an_answer_comes_out_as_it_went_in(call_id: int, metadata: Metadata, body: bytes) -> None:
-    frame_type, found_id, payload = one(frames.answer(call_id, body, metadata))
+@given(ids, metadatas, bodies, times_of)
+def test_an_answer_comes_out_as_it_went_in(
+    call_id: int, metadata: Metadata, body: bytes, times: frames.Times
+) -> None:
+    frame_type, found_id, payload = one(frames.answer(call_id, body, metadata, times))
     assert (frame_type, found_id) == (frames.ANSWER, call_id)
-    assert frames.parse_answer(payload) == (metadata, body)
+    assert frames.parse_answer(payload) == (metadata, body, times)
 
 
-@given(st.none() | failures, metadatas)
-def test_a_finish_comes_out_as_it_went_in(failure: Failure | None, metadata: Metadata) -> None:
-    frame_type, _, payload = one(frames.finish(7, failure, metadata))
+@given(st.none() | failures, metadatas, times_of)
+def test_a_finish_comes_out_as_it_went_in(
+    failure: Failure | None, metadata: Metadata, times: frames.Times
+) -> None:
+    frame_type, _, payload = one(frames.finish(7, failure, metadata, times))
     assert frame_type == frames.FINISH
-    assert frames.parse_finish(payload) == (failure, metadata)
+    assert frames.parse_finish(payload) == (failure, metadata, times)
+
+
+@pytest.mark.parametrize("wrong", [nan, inf, -inf, -2.0, 1e9])
+@pytest.mark.parametrize("place", [0, 1])
+def test_times_that_no_call_can_take_are_malformed(wrong: float, place: int) -> None:
+    times = [0.0, 0.0]
+    times[place] = wrong
+    frame = frames.answer(1, b"", (), (times[0], times[1]))
+    with pytest.raises(frames.Malformed, match="times"):
+        frames.parse_answer(one(frame)[2])
 
 
 @given(st.lists(bodies, max_size=6), st.lists(st.integers(1, 60), min_size=1))
@@ -87,6 +104,7 @@ def test_text_that_is_no_unicode_is_replaced_not_refused() -> None:
     assert frames.parse_finish(one(frame)[2]) == (
         Failure(Code.INTERNAL, "no ? file"),
         (("a", "?"),),
+        frames.NO_TIMES,
     )
 
 
