@@ -168,6 +168,11 @@ class App:
     def _gauges(self, parts: Parts) -> Gauges:
         return read_gauges(parts, time.time())
 
+    async def until_replaced(self) -> str:
+        """Until somebody else is this instance; why."""
+        assert self._daemon is not None, "not started"
+        return await self._daemon.until_replaced()
+
     # --- stop
 
     async def stop(self) -> None:
@@ -234,7 +239,7 @@ async def _main(settings: Settings) -> int:
         if not starting.done():
             starting.cancel()
         await starting
-        await stopped.wait()
+        why = await _until_asked_or_replaced(app, ending)
     except asyncio.CancelledError:
         pass
     except MeshError as error:
@@ -245,6 +250,16 @@ async def _main(settings: Settings) -> int:
         ending.cancel()
         await app.stop()
     return _refused(why) if why else 0
+
+
+async def _until_asked_or_replaced(app: App, asked: asyncio.Task[bool]) -> str:
+    """Why the daemon ends by itself; "" if it was asked to."""
+    replaced = asyncio.get_running_loop().create_task(app.until_replaced(), name="replaced")
+    try:
+        await asyncio.wait({asked, replaced}, return_when=asyncio.FIRST_COMPLETED)
+        return replaced.result() if replaced.done() else ""
+    finally:
+        replaced.cancel()
 
 
 def _refused(why: str) -> int:

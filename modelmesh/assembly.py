@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from modelmesh import __version__
 from modelmesh.errors import Code, Failure, MeshError, invalid
 from modelmesh.fleet_config import FleetDoors, MemberConfig
 from modelmesh.observe import machine
@@ -71,6 +72,14 @@ async def _open_etcd(settings: Settings, where: str) -> Mirror:
     return await Mirror.open(store, Random(), snapshot_path=snapshot, confirm=DirectHealth())
 
 
+def _number(version: str) -> int:
+    """1.2.3 as 1002003: records compare versions as numbers."""
+    number = 0
+    for part in version.split(".")[:3]:
+        number = number * 1000 + int(part)
+    return number
+
+
 class DirectHealth:
     """Tells a mirror which instances that its store suddenly lacks are gone in truth: those that
     do not answer. Of anything else it cannot tell."""
@@ -117,6 +126,7 @@ def member_config(settings: Settings, instance_id: str) -> MemberConfig:
         failure_expiry_s=settings.load_failure_expiry_s,
         max_load_failures=settings.max_load_failures,
         default_model_size_bytes=settings.default_model_size_bytes,
+        version=_number(__version__),
         scaleup_rpm=settings.scaleup_rpm,
         bandwidth_pct=settings.bandwidth_pct,
         log_each_invoke=settings.log_each_invoke,

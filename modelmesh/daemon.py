@@ -130,6 +130,14 @@ class Daemon:
         if self.member is not None:
             await self.member.join(address)
 
+    async def until_replaced(self) -> str:
+        """Until this daemon must not go on under its id; why."""
+        if self.member is None:
+            await asyncio.get_running_loop().create_future()  # never: nobody else knows of us
+            return ""
+        await self.member.ended.wait()
+        return self.member.why_ended
+
     async def until_clear(self, bound_s: float) -> None:
         """Until no other instance is leaving, within the bound."""
         if self.member is not None:

@@ -18,6 +18,7 @@ class MemberConfig:
     failure_expiry_s: float
     max_load_failures: int
     default_model_size_bytes: int
+    version: int = 0  # of this program, growing
     scaleup_rpm: int = 2000
     bandwidth_pct: int = 90
     log_each_invoke: bool = False

@@ -15,10 +15,11 @@ import structlog
 from modelmesh.api.asking import Answer, Tasks
 from modelmesh.domain.fleet import Hops
 from modelmesh.domain.instances import InstanceRecord, units_of
-from modelmesh.errors import MeshError
+from modelmesh.errors import Fault, MeshError
 from modelmesh.fleet_config import FleetDoors, MemberConfig
-from modelmesh.observe.tasks import logged, spawn
+from modelmesh.observe.tasks import logged, spawn, stop
 from modelmesh.peers.port import PeerPort
+from modelmesh.policy.placement import likely_replaced
 from modelmesh.policy.routing import FleetRequest, FleetRoute, RoutingLimits, route_in_fleet
 from modelmesh.registry.claims import CopyRecords
 from modelmesh.registry.membership import Membership
@@ -37,6 +38,8 @@ from modelmesh.wire.transport import NO_METADATA, Call
 
 # How long what is said of our copies may take to reach the store before we go on without.
 _SETTLE_S = 1.0
+
+_JOIN_RETRY_S = 1.0
 
 log = structlog.get_logger("fleet")
 
@@ -71,6 +74,9 @@ class Member:
             failure_expiry_s=config.failure_expiry_s,
             max_load_failures=config.max_load_failures,
         )
+        self._joining: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()  # it must not go on under its id (`why_ended`)
+        self.why_ended = ""
         self._calls_before = (0, 0.0)
         self._rate_rpm = 0
 
@@ -124,15 +130,38 @@ class Member:
     # --- being one of them
 
     async def join(self, address: str) -> None:
-        """Publish ourselves at this address of the peer port, and take part."""
+        """Publish ourselves at this address of the peer port, and take part.
+
+        During an outage a daemon that knows the models (from its snapshot) serves them meanwhile,
+        and joins as soon as the store answers.
+        """
         self._address = address
-        await self.membership.join(self.describe(), self._holder_answers)
         self._unsubscribe = self.membership.subscribe(self._instances_changed)
         self._doors.on_answers(self._store_answers)
         self._doors.on_restored(self._restored)
-        self._doors.peers.update(self.membership.others())
+        try:
+            await self._take_part()
+        except MeshError as error:
+            if error.failure.fault is not Fault.STORE or not len(self._parts.models):
+                raise
+            log.warning("joins later", failure=error.failure.message)
+            self._joining = spawn(self._join_later(), "join")
+
+    async def _take_part(self) -> None:
+        await self.membership.join(self.describe(), self._holder_answers)
+        self._look_around()
         self.rounds.start()
         await self.rounds.janitor.sweep()
+
+    async def _join_later(self) -> None:
+        while not self.membership.joined:
+            await asyncio.sleep(_JOIN_RETRY_S)
+            try:
+                await self._take_part()
+            except MeshError as error:
+                if error.failure.fault is not Fault.STORE:
+                    self._give_up(error.failure.message)
+                    return
 
     async def hand_over(self, bound_s: float) -> None:
         """Say that we are leaving, and have our copies made elsewhere, within the bound."""
@@ -171,6 +200,7 @@ class Member:
     async def leave(self, bound_s: float) -> None:
         """Say what is left to say, take our record away, and let go."""
         self._unsubscribe()
+        await stop(self._joining)
         if self.membership.joined:
             await self.rounds.stop()
             for copy in self._parts.copies:
@@ -186,8 +216,15 @@ class Member:
 
     # --- what happens
 
+    def _look_around(self) -> None:
+        """Who else there is, and whose version is being rolled away."""
+        others = self.membership.others()
+        self._doors.peers.update(others)
+        everybody = [*others.values(), self._record()]
+        self.view.replaced_versions = likely_replaced(everybody, self._wall_ms())
+
     def _instances_changed(self, events: list[Event]) -> None:
-        self._doors.peers.update(self.membership.others())
+        self._look_around()
         for event in events:
             self.view.published(event.key.rpartition("/")[2])
 
@@ -208,10 +245,22 @@ class Member:
         spawn(self._join_anew(), "join anew")
 
     async def _join_anew(self) -> None:
+        """Somebody else has our id: if he answers he keeps it, and we end."""
         try:
+            holder = await self.membership.holder()
+            ours = holder is not None and holder.address == self._address  # an answer was lost
+            if holder is not None and not ours and await self._holder_answers(holder):
+                self._give_up(f"instance {self._config.instance_id} is now at {holder.address}")
+                return
             await self.membership.rejoin()
         except MeshError as error:
             log.error("could not join anew", failure=error.failure.message)
+
+    def _give_up(self, why: str) -> None:
+        """This daemon must not go on under its id."""
+        log.error("this daemon ends", why=why)
+        self.why_ended = why
+        self.ended.set()
 
     # --- what we say of ourselves
 
@@ -226,6 +275,7 @@ class Member:
         age_ms = round((now - oldest) * 1000) if oldest <= now else 0
         return InstanceRecord(
             start_ms=self._wall_ms(),
+            version=config.version,
             zone=config.zone,
             location=config.location,
             labels=config.labels,

@@ -125,6 +125,12 @@ class Membership:
                 log.warning("left without a word", failure=error.failure.message)
         self._lease = 0
 
+    async def holder(self) -> InstanceRecord | None:
+        """Whose record stands under our id in the store, if it is not ours."""
+        entry = await self._store.get(INSTANCES + self._me)
+        found = _read(entry) if entry is not None else None
+        return None if found is None or found.epoch == self.record.epoch else found
+
     async def rejoin(self) -> None:
         """Join anew under a new epoch (we were replaced, and the one who did is silent)."""
         async with self._writing:

@@ -113,3 +113,20 @@ def test_what_was_used_lately_is_loaded_ahead_while_there_is_room() -> None:
         assert lost <= held
 
     fleet(scenario)
+
+
+def test_one_that_wakes_under_a_name_that_another_has_ends() -> None:
+    async def scenario(world: World) -> None:
+        sleeper = world.pods["a"]
+        world.network.crash(sleeper.address)
+        sleeper.link.cut()
+        await asyncio.sleep(60)  # its lease is over
+        await world.start("a", port=2)
+        sleeper.link.mend()
+        member = sleeper.daemon.member
+        assert member is not None
+        async with asyncio.timeout(60):
+            await member.ended.wait()
+        assert "now at" in member.why_ended
+
+    fleet(scenario)
