@@ -137,7 +137,7 @@ class World:
 
     # --- daemons
 
-    async def start(self, instance_id: str, port: int = 1) -> Pod | None:
+    async def start(self, instance_id: str) -> Pod | None:
         """A new daemon under this id, ready; None if it did not become ready."""
         life = Life(instance_id)
         done: asyncio.Task[Pod] = life.run(spawn, self._bring_up(instance_id, life), "start")
@@ -147,7 +147,7 @@ class World:
         return done.result()
 
     async def _bring_up(self, instance_id: str, life: Life) -> Pod:
-        address = f"{instance_id}:{port}"
+        address = f"{instance_id}:1"
         link = self._parts.link(self.shared, Random(self.rng.random()), self.struck)
         health = DirectHealth()
         mirror = await self._parts.mirror.open(

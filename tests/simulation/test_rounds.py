@@ -3,7 +3,10 @@
 import asyncio
 import json
 
+from modelmesh.domain.instances import InstanceRecord
 from modelmesh.domain.records import ModelRecord
+from modelmesh.peers.port import PeerPort
+from modelmesh.registry.membership import Membership
 from modelmesh.registry.models import Models
 from modelmesh.registry.store import CONFIG, Put
 from modelmesh.simulation.world import World
@@ -117,16 +120,20 @@ def test_what_was_used_lately_is_loaded_ahead_while_there_is_room() -> None:
 
 def test_one_that_wakes_under_a_name_that_another_has_ends() -> None:
     async def scenario(world: World) -> None:
-        sleeper = world.pods["a"]
-        world.network.crash(sleeper.address)
-        sleeper.link.cut()
-        await asyncio.sleep(60)  # its lease is over
-        await world.start("a", port=2)
-        sleeper.link.mend()
-        member = sleeper.daemon.member
+        member = world.pods["a"].daemon.member
         assert member is not None
+        loop = asyncio.get_running_loop()
+        port = PeerPort("a", lambda *_: None, lambda: 0, loop.time)
+        world.network.listen("another:1", port)
+        other = Membership(world.store, "a", world.wall_ms, ttl_s=30.0)
+        await other.join(InstanceRecord(1, address="another:1"), no_answer)
         async with asyncio.timeout(60):
             await member.ended.wait()
-        assert "now at" in member.why_ended
+        assert "now at another:1" in member.why_ended
+        await other.leave()
 
     fleet(scenario)
+
+
+async def no_answer(_holder: InstanceRecord) -> bool:
+    return False
