@@ -132,10 +132,12 @@ class App:
         if port is None:
             return
         host = settings.peer_host or settings.host
-        limits = replace(grpc_limits(settings), max_connection_age_s=0.0)
+        # As the public port; but a call carries its hops beside its caller's headers.
+        limits = grpc_limits(settings)
+        limits = replace(limits, metadata_bytes=2 * limits.metadata_bytes)
         self._peers = GrpcServer(port, frozenset(), limits)
         await self._peers.start(host, settings.peer_port)
-        await daemon.join(f"{host}:{self._peers.port}")
+        await daemon.join(settings.peer_address or f"{host}:{self._peers.port}")
         self._why_not_ready = "another instance is leaving"
         await daemon.until_clear(_CLEAR_S)
 
