@@ -163,6 +163,9 @@ class Settings:
         "tests/app/test_settings.py::test_auto_register")
     auto_register_path: str = _s("", "MM_AUTO_REGISTER_MODELS_PATH", "path",
         "the same from a file; not both", "tests/app/test_settings.py::test_auto_register_path")
+    default_vmodel_owner: str = _s("", "MM_DEFAULT_VMODEL_OWNER", "name",
+        "the owner of vmodels that are made without one, as in ModelMesh",
+        "tests/app/test_vmodels.py::test_vmodels_over_grpc_and_rest")
 
     # --- fleet
     peer_port: int = _s(8034, "MM_PEER_PORT", "port",
@@ -171,6 +174,10 @@ class Settings:
     peer_host: str = _s("", "WKUBE_POD_IPADDR", "address",
         "the address of the peer port, which is published; empty = MM_BIND_HOST",
         "tests/app/test_settings_fleet.py::test_peer_host")
+    peer_address: str = _s("", "MM_PEER_ADDRESS", "address:port",
+        "what is published instead, where the others reach the peer port under another address:"
+        " behind a port mapping or a proxy",
+        "tests/app/test_settings_fleet.py::test_peer_address")
     lease_s: float = _s(30.0, "MM_LEASE_SECS", "seconds",
         "how long a daemon that does not say so any more still counts as one of the fleet; who"
         " answers is found out in a second",
@@ -245,7 +252,6 @@ NOT_YET = {
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not built yet",
     "MM_LOG_REQUEST_HEADERS": "header logging is not built yet",
     "MM_INFO_METRICS": "info metrics are not built yet",
-    "MM_DEFAULT_VMODEL_OWNER": "vmodels come with the fleet",
     "KV_READ_ONLY": "migration mode comes with the fleet",
     "ZOOKEEPER": "Zookeeper is not supported; etcd comes with the fleet",
     "LL_REGISTRY": "litelinks is not supported; etcd comes with the fleet",

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,12 +63,13 @@ PORTS: Final = ("grpc", "rest", "metrics", "probe")
 class Process:
     """`modelmesh serve` and what it says."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], within: Sequence[str] = ()) -> None:
+        """`within`: a command that runs the one behind it (in another network, say)."""
         self._mark = f"{_MARK}={uuid.uuid4()}"
         name, _, value = self._mark.partition("=")
         clean = {key: text for key, text in os.environ.items() if not _is_setting(key)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "modelmesh", "serve"],
+            [*within, sys.executable, "-m", "modelmesh", "serve"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -79,6 +79,12 @@ def test_peer_host(fleet: Any) -> None:
     assert not is_listening("127.0.0.3", first.ports["grpc"])
 
 
+def test_peer_address(fleet: Any) -> None:
+    first, second = fleet("a", peer_address="mesh.example:1234"), fleet("b")
+    assert published(second, "a").address == "mesh.example:1234"
+    assert is_listening("127.0.0.1", first.ports["peer"])
+
+
 def test_lease(fleet: Any) -> None:
     short, long = fleet("a", lease_s=2.0), fleet("b")
     for daemon in (short, long):  # as if it were killed: nobody keeps its lease
