@@ -27,6 +27,8 @@ SLEEPS_IN_TESTS = {
     "tests/app/client.py": "looks at a condition until its bound",
     "tests/faults/suspects.py": "models that hang",
     "tests/peers/worlds.py": "looks at a condition until its bound; virtual time passes",
+    "tests/registry/etcd_door.py": "etcd's leases end by its own clock",
+    "tests/registry/waiting.py": "looks at a condition until its bound",
     "tests/runtime/fake.py": "a model that takes its time, on a virtual clock",
     "tests/runtime/misdeeds.py": "models that hang",
     "tests/runtime/test_hostile.py": "the pace of a stream of requests",
@@ -37,6 +39,7 @@ SLEEPS_IN_TESTS = {
 READERS_OF_THE_ENVIRONMENT = {
     "modelmesh/cli/serve.py": "hands it to options.read, which makes Settings of it",
     "modelmesh/cli/arguments.py": "the addresses that client commands default to",
+    "modelmesh/cli/etcd_process.py": "what an etcd inherits, less what it would take for flags",
     "modelmesh/cli/main.py": "quiets gRPC's core before it is imported",
     "modelmesh/runtime/zygote.py": "the allow-list of what hosts inherit",
     "runtime_adapters/host.py": "what the zygote was started with",

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.etcd.watch import EtcdWatch
 from modelmesh.registry.store import Compacted, Compare, Delete, Event, Put
 from tests.registry.etcd_server import PROGRAMS, EtcdServer, cluster, free_ports
+from tests.registry.waiting import BOUND_S, until
 
 KEYS = 5000  # etcd brings up to 1,000 revisions of the past in one answer
-BOUND_S = 60.0  # of everything here; only that it ends is asserted
-LOOK_EVERY_S = 0.02
 CHANGES = 100
 
 
@@ -47,14 +46,6 @@ async def write_apart(store: EtcdStore, first: int, last: int) -> None:
             await store.commit([], [Put(f"r/{n:06}", b"")])
 
     await asyncio.gather(*(one_by_one() for _ in range(64)))
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(int(BOUND_S / LOOK_EVERY_S)):
-        if await condition():
-            return
-        await asyncio.sleep(LOOK_EVERY_S)
-    raise TimeoutError
 
 
 async def answers(store: EtcdStore) -> bool:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,8 @@ from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.store import Put
 from tests.registry.certificates import HAVE_OPENSSL, Authority, rsa_pair
 from tests.registry.etcd_server import PROGRAMS, EtcdServer
+from tests.registry.waiting import BOUND_S, until
 
-BOUND_S = 60.0
-LOOK_EVERY_S = 0.05
 needs_openssl = pytest.mark.skipif(not HAVE_OPENSSL, reason="there is no openssl on PATH")
 
 
@@ -43,16 +41,6 @@ def ours(server: EtcdServer) -> EtcdConfig:
     return server.config(user="mm", password="secret")
 
 
-async def until(condition: Callable[[], bool], store: EtcdStore) -> None:
-    """Use the store until something has come about."""
-    for _ in range(int(BOUND_S / LOOK_EVERY_S)):
-        if condition():
-            return
-        await store.get("a")
-        await asyncio.sleep(LOOK_EVERY_S)
-    raise TimeoutError
-
-
 async def test_a_token_is_got_and_forgotten_tokens_are_got_anew(etcd: EtcdServer) -> None:
     """Whoever sets a password, be it the same one, ends the user's tokens."""
     enable_authentication(etcd)
@@ -72,20 +60,17 @@ async def test_a_token_is_got_and_forgotten_tokens_are_got_anew(etcd: EtcdServer
         waiting = asyncio.ensure_future(anext(watch))
         etcd.kill()
         etcd.start()
-        await until_it_answers(store)
+        await until(lambda: answers(store))
         await store.commit([], [Put("b", b"2")])
         assert [event.key for event in await waiting] == ["b"]
 
 
-async def until_it_answers(store: EtcdStore) -> None:
-    for _ in range(int(BOUND_S / LOOK_EVERY_S)):
-        try:
-            await store.get("a")
-        except MeshError:
-            await asyncio.sleep(LOOK_EVERY_S)
-        else:
-            return
-    raise TimeoutError
+async def answers(store: EtcdStore) -> bool:
+    try:
+        await store.get("a")
+    except MeshError:
+        return False
+    return True
 
 
 @needs_openssl
@@ -102,7 +87,12 @@ async def test_tokens_that_end_are_renewed_without_a_failed_call(
         watch = store.watch("", 0)
         await store.commit([], [Put("a", b"1")])
         assert [event.key for event in await anext(watch)] == ["a"]
-        await until(lambda: store.renewals >= 3, store)
+
+        async def renewed_twice() -> bool:
+            assert await store.get("a") is not None
+            return store.renewals >= 3
+
+        await until(renewed_twice)
         assert (await store.commit([], [Put("b", b"2")])).succeeded
         assert [event.key for event in await anext(watch)] == ["b"]
 

@@ -186,7 +186,8 @@ class EtcdWatch:
         """Where to go on after a failure; raises MeshError if nowhere."""
         if self._client.closed:
             return
-        log.info("a watch of the registry begins again", why=details)
+        if not self._failures:  # once for an outage
+            log.info("a watch of the registry begins again", why=details)
         if meaning is Meaning.TOKEN or "permission denied" in details:
             self._client.tokens.refused(self._headers)
             self._refusals += 1
