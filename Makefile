@@ -3,7 +3,7 @@
 #   make run [GRPC_PORT=8033 REST_PORT=8008 METRICS_PORT=2112 DATA_DIR=data CAPACITY=bytes]
 #   make fleet [PODS=3 DATA_DIR=data BASE_PORT=port CAPACITY=bytes ETCD=url]   many of them, and an etcd
 #   make test    everything that must hold, `make check` inside it
-#   make bench   the figures of the README, measured on this machine
+#   make bench   the figures of the README, measured on this machine; bench-fleet: those of a fleet
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +19,7 @@ DATA_DIR ?= data
 CAPACITY ?= 0
 PODS ?= 3
 
-.PHONY: run fleet test check bench format protos docs pins clean
+.PHONY: run fleet test check bench bench-fleet format protos docs pins clean
 
 run: $(VENV)/.run
 	@$(BIN)/python examples/quickstart.py --grpc-port $(GRPC_PORT) --rest-port $(REST_PORT) \
@@ -42,6 +42,9 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
+
+bench-fleet: $(VENV)/.test
+	$(BIN)/python -m benchmarks.fleet
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
