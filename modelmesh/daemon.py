@@ -16,16 +16,22 @@ from modelmesh.member import Member
 from modelmesh.observe.metrics import Metrics
 from modelmesh.peers.port import PeerPort
 from modelmesh.registry.models import Models
+from modelmesh.registry.store import LEADER
 from modelmesh.registry.tables import TabledStore
+from modelmesh.registry.vmodels import VModels
 from modelmesh.runtime.door import Runtime
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.fleet_management import FleetManagement
 from modelmesh.serving.instance import Instance
 from modelmesh.serving.loading import Loader, LoadLimits
 from modelmesh.serving.management import Management
+from modelmesh.serving.named import Named
 from modelmesh.serving.parts import Parts
+from modelmesh.serving.standing import CopiesOf, Here
+from modelmesh.serving.vmodels import VModelManagement
 from modelmesh.settings import Settings
 from modelmesh.storage.door import Storage
+from modelmesh.tasks.transitions import Transitions
 
 _UNKNOWN_CAPACITY = 0  # until the runtime has started and its hosts' base is known
 
@@ -61,6 +67,7 @@ class Daemon:
         self.instance = self._instance()
         self.management = self._management(member.instance_id)
         self.peer_port = self._peer_port()
+        self._wire_vmodels()
         self._runtime_runs = False
 
     # --- wiring
@@ -114,6 +121,22 @@ class Daemon:
         assert isinstance(self.management, FleetManagement)
         return self.member.attach(self.instance, self.management)
 
+    def _wire_vmodels(self) -> None:
+        doors, member = self._doors, self.member
+        copies: CopiesOf
+        if member is None:
+            vmodels, copies = VModels(doors.store), Here(self.parts, self.management)
+        else:
+            vmodels, copies = VModels(doors.store, member.look()), member.copies()
+        owner, models = self._settings.default_vmodel_owner, self.parts.models
+        self.vmodels = VModelManagement(vmodels, self.management, copies, doors.wall_ms, owner)
+        self.named = Named(self.instance, models, vmodels)
+        self.transitions = Transitions(vmodels, models, self.vmodels.push, self._leads, doors.clock)
+        doors.store.table(LEADER).subscribe(self.transitions.wake)
+
+    def _leads(self) -> bool:
+        return self.member is None or self.member.rounds.leads()
+
     # --- life
 
     async def start(self) -> None:
@@ -124,6 +147,7 @@ class Daemon:
         loader.open(settings.load_concurrency or status.max_loading_concurrency)
         capacity = capacity_bytes(settings, status)
         loader.carry_out(self.parts.copies.set_capacity(capacity, self._doors.clock()))
+        self.transitions.start()
 
     async def join(self, address: str) -> None:
         """Be one of the fleet, reached at this address of the peer port."""
@@ -153,6 +177,7 @@ class Daemon:
         """Let open calls end within the bound, leave, and end the runtime and the store."""
         loop = asyncio.get_running_loop()
         end = loop.time() + grace_s
+        await self.transitions.close()
         await self.instance.drain(grace_s)
         if self.member is not None:
             await self.member.leave(max(end - loop.time(), 1.0))

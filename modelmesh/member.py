@@ -23,7 +23,8 @@ from modelmesh.policy.placement import likely_replaced
 from modelmesh.policy.routing import FleetRequest, FleetRoute, RoutingLimits, route_in_fleet
 from modelmesh.registry.claims import CopyRecords
 from modelmesh.registry.membership import Membership
-from modelmesh.registry.store import MODELS, Event
+from modelmesh.registry.store import MODELS, VMODELS, Event
+from modelmesh.registry.vmodels import Look, fresh_look
 from modelmesh.rounds import Rounds
 from modelmesh.serving.fleet_claims import FleetClaims
 from modelmesh.serving.fleet_management import FleetManagement
@@ -31,6 +32,7 @@ from modelmesh.serving.instance import Instance
 from modelmesh.serving.parts import Parts
 from modelmesh.serving.remote import LOAD, UNLOAD, Remote, read
 from modelmesh.serving.spreading import Spreading
+from modelmesh.serving.standing import InFleet
 from modelmesh.serving.view import FleetView
 from modelmesh.serving.walk import Others
 from modelmesh.tasks.draining import Drain
@@ -123,6 +125,19 @@ class Member:
             management, self.spreading, instance, self.describe, self._wall_ms, self._rng,
         )  # fmt: skip
         return PeerPort(me, self._serve, lambda: instance.open_calls, self._clock)
+
+    def look(self) -> Look:
+        """Reads a key of a model or vmodel into the tables."""
+        fresh = fresh_look(self._doors.store, self._doors.answers)
+
+        async def look(key: str) -> None:
+            await (fresh(key) if key.startswith(VMODELS) else self._doors.look(key))
+
+        return look
+
+    def copies(self) -> InFleet:
+        """Where the copies of models are."""
+        return InFleet(self.view, self._management, self.spreading, self._clock, self._limits)
 
     async def _look(self, model_id: str) -> object:
         return await self._doors.look(MODELS + model_id)

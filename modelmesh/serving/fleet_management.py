@@ -162,6 +162,16 @@ class FleetManagement(Management):
         await self._models.update(model_id, lambda record: replace(record, failed_in={}, fails={}))
         await self._somewhere(model_id, sync=True)
 
+    async def try_load(self, model_id: str) -> Failure | None:
+        """Load it somewhere, unless it is or has failed too often, and wait; why it is not."""
+        if await self._known(model_id) is None:
+            return not_found().failure
+        try:
+            await self._somewhere(model_id, sync=True)
+        except MeshError as error:
+            return error.failure
+        return None
+
     async def load_here(self, model_id: str, *, further: bool, sync: bool) -> bool:
         """Another daemon wants it loaded here; whether it is. MeshError: why not."""
         if self._copies.is_loaded(model_id):

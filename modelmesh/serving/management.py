@@ -47,7 +47,7 @@ class Management:
         self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
     ) -> ModelStatus:
         """Register once; the same again is a success, other attributes are ALREADY_EXISTS."""
-        self._check(record)
+        self.check(record)
         outcome = await self._models.register(model_id, record)
         if outcome is Registration.DIFFERENT:
             raise MeshError(_DIFFERENT)
@@ -74,13 +74,14 @@ class Management:
         """Remove the registration and the copy; no failure if there is none."""
         await self._models.unregister(model_id)
 
-    def _check(self, record: ModelRecord) -> None:
+    def check(self, record: ModelRecord) -> None:
+        """INVALID_ARGUMENT if the runtime or the storage can do nothing with it."""
         self._runtime.check(record.type)
         self._storage.check(record.path)
 
     def _refusal(self, record: ModelRecord) -> Failure | None:
         try:
-            self._check(record)
+            self.check(record)
         except MeshError as error:
             return error.failure
         return None
@@ -195,6 +196,16 @@ class Management:
         failure = await self._load(model_id, record, sync=True)
         if failure is not None:
             raise MeshError(failure)
+
+    async def try_load(self, model_id: str) -> Failure | None:
+        """Load it, unless it is loaded or has failed too often, and wait; why it is not loaded."""
+        record = self._models.get(model_id)
+        if record is None:
+            return not_found().failure
+        if self._copies.is_loaded(model_id):
+            return None
+        failure = self._failures.blocking(model_id, self._clock())
+        return failure or await self._load(model_id, record, sync=True)
 
     async def unload(self, model_id: str) -> bool:
         """Unload the copy here after its last call; whether there was one."""
