@@ -29,6 +29,7 @@ class Daemon:
     grpc_port: int
     rest_port: int
     ready_s: float
+    peer_port: int = 0  # of one that is in a fleet
 
     @property
     def pid(self) -> int:
@@ -84,7 +85,8 @@ def daemon(folder: Path, core: int | None = 0, **settings: str) -> Iterator[Daem
     )
     try:
         ports = _ports(process, Path(log.name))
-        yield Daemon(process, ports["grpc"], ports["rest"], time.monotonic() - started)
+        ready_s = time.monotonic() - started
+        yield Daemon(process, ports["grpc"], ports["rest"], ready_s, ports.get("peer", 0))
     finally:
         process.terminate()
         process.wait(timeout=60)

@@ -27,6 +27,7 @@ from modelmesh.wire.kinds import MODEL_INFER
 from modelmesh.wire.transport import Call
 
 BODY_BYTES = 400
+MODEL = "iris"
 ROUNDS = 3
 
 
@@ -46,7 +47,7 @@ async def serve_peers(target: int) -> int:
 
     def forward(calls: list[Call]) -> None:
         for call in calls:
-            peers.call("b", hops, "model-0001", call, _nothing)
+            peers.call("b", hops, MODEL, call, _nothing)
 
     server = GrpcServer(forward)
     await server.start()
@@ -68,7 +69,7 @@ async def serve_answers(_target: int) -> int:
 async def serve_plain(target: int) -> int:
     """The forwarder, with grpc.aio and nothing else."""
     stub = grpc.aio.insecure_channel(f"127.0.0.1:{target}").unary_unary(MODEL_INFER)
-    hops = (("mm-hop-intent", "hit"), ("mm-hop-sender", "a"), ("mm-hop-model-bin", b"model-0001"))
+    hops = (("mm-hop-intent", "hit"), ("mm-hop-sender", "a"), ("mm-hop-model-bin", MODEL.encode()))
 
     async def forward(request: bytes, _context: Any) -> Any:
         return await stub(request, metadata=hops)

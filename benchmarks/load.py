@@ -37,9 +37,17 @@ def pin(core: int) -> Callable[[], None] | None:
 
 def burst(root: int, what: str, port: int, shape: Shape, seconds: float, body: Path) -> float:
     """CPU microseconds of the server's tree per answered call, over one burst."""
+    spent, _ = counted(root, what, port, shape, seconds, body)
+    return spent
+
+
+def counted(
+    root: int, what: str, port: int, shape: Shape, seconds: float, body: Path
+) -> tuple[float, int]:
+    """As `burst`, and how many calls were answered."""
     before = trees.cpu_s(root)
     done = (_h2load if H2LOAD else _clients)(what, port, shape, seconds, body)
-    return (trees.cpu_s(root) - before) / done * 1e6
+    return (trees.cpu_s(root) - before) / done * 1e6, done
 
 
 def generator() -> str:

@@ -40,7 +40,7 @@ def iris(folder: Path) -> Path:
 def cpu(folder: Path) -> list[str]:
     """CPU per request of the whole process tree, beside a grpc.aio echo of the same run."""
     model = iris(folder)
-    bodies = _bodies(folder)
+    requests = bodies(folder)
     figures: dict[str, dict[str, list[float]]] = {}
     with ExitStack() as stack:
         echo_pid, echo_port = stack.enter_context(echo())
@@ -56,14 +56,15 @@ def cpu(folder: Path) -> list[str]:
                     seconds = SECONDS if round_number else 1.0  # the first round warms up
                     runs = [("grpc", grpc_port)] + ([("rest", rest_port)] if rest_port else [])
                     for what, port in runs:
-                        spent = load.burst(pid, what, port, shape, seconds, bodies[what])
+                        spent = load.burst(pid, what, port, shape, seconds, requests[what])
                         if round_number:
                             row = figures.setdefault(f"{name} {what}", {})
                             row.setdefault(str(shape), []).append(spent)
     return _cpu_table(figures)
 
 
-def _bodies(folder: Path) -> dict[str, Path]:
+def bodies(folder: Path) -> dict[str, Path]:
+    """Files with one request for the iris model, by kind of port."""
     grpc_body, rest_body = folder / "infer.bin", folder / "v1.json"
     request = inference_pb2.ModelInferRequest(model_name="iris")
     request.inputs.add(name="input-0", datatype="FP64", shape=[2, 4])
