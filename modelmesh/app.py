@@ -144,7 +144,11 @@ class App:
     async def _open_ports(self, parts: Parts, management: Management) -> None:
         settings, instance = self.settings, self.instance
         grpc_port = self._grpc_port = GrpcPort(
-            instance, management, lambda: not self._why_not_ready, wall_ms
+            instance,
+            management,
+            lambda: not self._why_not_ready,
+            wall_ms,
+            multi_parallelism=settings.multi_parallelism,
         )
         operations = self._operations = Operations(
             parts.metrics, lambda: self._gauges(parts), lambda: self._why_not_ready

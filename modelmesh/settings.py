@@ -57,6 +57,9 @@ class Settings:
     max_waiting_bytes: int = _s(64 * MIB, "MM_MAX_WAITING_BYTES", "bytes",
         "bodies of calls that wait for loads, in all; beyond it RESOURCE_EXHAUSTED",
         "tests/app/test_settings.py::test_max_waiting_bytes")
+    multi_parallelism: int = _s(4, "MM_MULTI_PARALLELISM", "models",
+        "ModelMesh's: how many of the models that one call names are asked at a time",
+        "tests/app/test_settings.py::test_multi_parallelism")
     max_inflight_per_model: int = _s(0, "MM_MAX_INFLIGHT_PER_MODEL_COPY", "calls",
         "0 = 1,024 for our own hosts, max(16, 8 x maxConcurrency) for an external runtime that"
         " limits it; negative = unlimited", "tests/app/test_settings.py::test_max_inflight")
@@ -256,7 +259,6 @@ NOT_YET = {
     "ZOOKEEPER": "Zookeeper is not supported; etcd comes with the fleet",
     "LL_REGISTRY": "litelinks is not supported; etcd comes with the fleet",
     "MM_SERVICE_CLASS": "there are no other classes of service",
-    "MM_MULTI_PARALLELISM": "calls of several models come with the fleet",
     "MM_SEND_DEST_ID": "forwarding comes with the fleet",
     "BOOTSTRAP_CLEARANCE_PERIOD_MS": "upgrades of a fleet come with the fleet",
     "MM_FAILFAST_UPGRADE_ENABLED": "upgrades of a fleet come with the fleet",

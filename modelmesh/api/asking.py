@@ -76,12 +76,18 @@ class Tasks:
 
     def method(self, request: type[M], method: Callable[[M], Awaitable[Message]]) -> Method:
         """A unary method that waits for something."""
+        return self.method_of_call(request, lambda asked, _call: method(asked))
+
+    def method_of_call(
+        self, request: type[M], method: Callable[[M, Call], Awaitable[Message]]
+    ) -> Method:
+        """The same for one that looks at more of the call than its message."""
 
         def answer(call: Call) -> None:
             asked = parsed(request, call.body)
 
             async def work() -> Answer:
-                return (await method(asked)).SerializeToString(), NO_METADATA
+                return (await method(asked, call)).SerializeToString(), NO_METADATA
 
             self.answer(call, work)
 

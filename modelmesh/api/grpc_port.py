@@ -35,11 +35,13 @@ class GrpcPort:
         management_room: Management,
         ready: Callable[[], bool],
         wall_ms: Callable[[], int],
+        *,
+        multi_parallelism: int = 4,
     ) -> None:
         self._tasks = tasks = Tasks()
         self._health = health.Health(SERVICES, ready)
         self._reflection = reflection.Reflection(SERVICES)
-        calls = inference.Inference(serving, management_room, tasks, ready)
+        calls = inference.Inference(serving, management_room, tasks, ready, multi_parallelism)
         methods = {
             **management.ModelMesh(management_room, tasks, wall_ms).methods(),
             **admin.Admin(management_room, tasks, wall_ms).methods(),

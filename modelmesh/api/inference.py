@@ -10,16 +10,26 @@ ModelInfer is the hot path: no task, no future, nothing decoded but the id.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from modelmesh import __version__
-from modelmesh.api.addressing import address
+from modelmesh.api.addressing import NOWHERE, Address, address
 from modelmesh.api.asking import Answer, Tasks, at_once, parsed
 from modelmesh.api.dispatch import Method
+from modelmesh.api.fan_out import FanOut
 from modelmesh.api.management_face import Management
 from modelmesh.api.serving_face import Serving
 from modelmesh.codec.splice import MalformedMessage, find
-from modelmesh.errors import Code, Failure, MeshError, Reason, invalid, unimplemented
+from modelmesh.errors import (
+    Code,
+    Failure,
+    MeshError,
+    Reason,
+    invalid,
+    not_found,
+    unimplemented,
+)
 from modelmesh.pb import inference_pb2 as pb
 from modelmesh.wire.kinds import MODEL_INFER, MODEL_METADATA
 from modelmesh.wire.transport import NO_METADATA, Call
@@ -55,7 +65,8 @@ _TOO_MANY = Failure(
 class Inference:
     """The methods of the service, and `pass_on` for those of services unknown here.
 
-    `ready` says whether the whole daemon is ready.
+    `ready` says whether the whole daemon is ready. Of a call of several models so many are asked at
+    a time: `multi_parallelism`.
     """
 
     def __init__(
@@ -64,8 +75,10 @@ class Inference:
         management: Management,
         tasks: Tasks,
         ready: Callable[[], bool],
+        multi_parallelism: int = 4,
     ) -> None:
         self._serving = serving
+        self._multi_parallelism = multi_parallelism
         self._daemon_ready = ready
         self._management = management
         self._tasks = tasks
@@ -88,28 +101,35 @@ class Inference:
 
     def infer(self, call: Call) -> None:
         """A call whose model stands in a header or in field 1 of its message."""
-        model_id, metadata = address(call.metadata) if call.metadata else ("", NO_METADATA)
-        if not model_id:
-            try:
-                model_id = find(call.body, _NAME)
-            except MalformedMessage as error:
-                method = call.kind.rpartition("/")[2]
-                raise invalid(f"malformed {method}Request: {error}") from None
-            if not model_id:
-                raise MeshError(_NAMELESS)
-        if metadata is not call.metadata:
-            call = Call(call.kind, call.body, call.reply, metadata, call.deadline)
-        self._serving.infer(model_id, call)
+        there = address(call.metadata) if call.metadata else NOWHERE
+        if there.names:
+            self._ask(there, call)
+        else:
+            self._serving.infer(
+                _in_message(call), _without_ours(call, there), balanced=there.balanced
+            )
 
     def pass_on(self, call: Call) -> None:
         """A call of a method that only a runtime may know: it needs a header to be routed by."""
-        kind = call.kind
-        model_id, metadata = "", NO_METADATA
+        kind, there = call.kind, NOWHERE
         if kind.startswith("/") and not kind.startswith(_OURS):
-            model_id, metadata = address(call.metadata)
-        if not model_id:
+            there = address(call.metadata)
+        if not there.names:
             raise unimplemented(f"Method not found or not permitted: {kind[1:_LONGEST_SHOWN]}")
-        self._serving.infer(model_id, Call(kind, call.body, call.reply, metadata, call.deadline))
+        self._ask(there, call)
+
+    def _ask(self, there: Address, call: Call) -> None:
+        """Ask the model that the headers name, or each of them."""
+        call = _without_ours(call, there)
+        if there.vmodel:
+            raise not_found("vmodel not found")
+        names = there.names
+        if len(names) == 1:
+            self._serving.infer(names[0], call, balanced=there.balanced)
+        else:
+            ask = partial(self._serving.infer, balanced=there.balanced)
+            parallelism = self._multi_parallelism
+            FanOut(ask, names, call, parallelism, all_required=there.all_required).start()
 
     # --- what is answered here
 
@@ -168,9 +188,33 @@ class Inference:
         self._tasks.answer(call, unload)
 
 
+def _in_message(call: Call) -> str:
+    """The model that the message itself names."""
+    try:
+        model_id = find(call.body, _NAME)
+    except MalformedMessage as error:
+        method = call.kind.rpartition("/")[2]
+        raise invalid(f"malformed {method}Request: {error}") from None
+    if not model_id:
+        raise MeshError(_NAMELESS)
+    return model_id
+
+
+def _without_ours(call: Call, there: Address) -> Call:
+    """The call with the headers that are passed on; itself, if that is all of them."""
+    if there.passed is call.metadata or not call.metadata:
+        return call
+    return Call(call.kind, call.body, call.reply, there.passed, call.deadline)
+
+
 def _named(call: Call, name: str) -> str:
     """The model of a call whose message is decoded: that of its headers, else this name."""
-    model_id = address(call.metadata)[0] or name
+    there = address(call.metadata)
+    if there.vmodel:
+        raise not_found("vmodel not found")
+    if len(there.names) > 1:
+        raise invalid("this method takes one model")
+    model_id = there.names[0] if there.names else name
     if not model_id:
         raise MeshError(_NAMELESS)
     return model_id

@@ -8,6 +8,7 @@ answers to its legacy name and method names too.
 from collections.abc import Callable
 from typing import Final
 
+from modelmesh.api.addressing import is_balanced
 from modelmesh.api.asking import Tasks
 from modelmesh.api.dispatch import Method
 from modelmesh.api.management_face import Management
@@ -38,7 +39,7 @@ class ModelMesh:
 
     def methods(self) -> dict[str, Method]:
         """By kind."""
-        register = self._tasks.method(pb.RegisterModelRequest, self._register)
+        register = self._tasks.method_of_call(pb.RegisterModelRequest, self._register)
         unregister = self._tasks.method(pb.UnregisterModelRequest, self._unregister)
         methods = {
             "registerModel": register,
@@ -46,7 +47,7 @@ class ModelMesh:
             "unregisterModel": unregister,
             "deleteModel": unregister,
             "getModelStatus": self._tasks.method(pb.GetStatusRequest, self._status),
-            "ensureLoaded": self._tasks.method(pb.EnsureLoadedRequest, self._ensure_loaded),
+            "ensureLoaded": self._tasks.method_of_call(pb.EnsureLoadedRequest, self._ensure_loaded),
             "setVModel": _vmodels,
             "deleteVModel": _vmodels,
             "getVModelStatus": _vmodels,
@@ -54,11 +55,13 @@ class ModelMesh:
         services = (SERVICE, LEGACY_SERVICE)
         return {f"/{service}/{name}": methods[name] for service in services for name in methods}
 
-    async def _register(self, asked: pb.RegisterModelRequest) -> pb.ModelStatusInfo:
+    async def _register(self, asked: pb.RegisterModelRequest, call: Call) -> pb.ModelStatusInfo:
         used_ms = last_used_ms(asked.lastUsedTime, self._wall_ms(), asked.loadNow)
         info = asked.modelInfo
         record = new_record(asked.modelId, info.type, info.path, info.key, used_ms)
-        status = await self._management.register(asked.modelId, record, asked.loadNow, asked.sync)
+        status = await self._management.register(
+            asked.modelId, record, asked.loadNow, asked.sync, is_balanced(call.metadata)
+        )
         return _status_info(status)
 
     async def _unregister(self, asked: pb.UnregisterModelRequest) -> pb.UnregisterModelResponse:
@@ -68,10 +71,12 @@ class ModelMesh:
     async def _status(self, asked: pb.GetStatusRequest) -> pb.ModelStatusInfo:
         return _status_info(await self._management.status(given(asked.modelId)))
 
-    async def _ensure_loaded(self, asked: pb.EnsureLoadedRequest) -> pb.ModelStatusInfo:
+    async def _ensure_loaded(self, asked: pb.EnsureLoadedRequest, call: Call) -> pb.ModelStatusInfo:
         model_id, now_ms = given(asked.modelId), self._wall_ms()
         used_ms = min(asked.lastUsedTime or now_ms, now_ms)
-        return _status_info(await self._management.ensure_loaded(model_id, used_ms, asked.sync))
+        balanced = is_balanced(call.metadata)
+        status = await self._management.ensure_loaded(model_id, used_ms, asked.sync, balanced)
+        return _status_info(status)
 
 
 def new_record(model_id: str, model_type: str, path: str, key: str, used_ms: int) -> ModelRecord:

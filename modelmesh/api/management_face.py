@@ -16,7 +16,12 @@ class Management(Protocol):
     """Registering, finding, loading on purpose and explaining."""
 
     async def register(
-        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+        self,
+        model_id: str,
+        record: ModelRecord,
+        load_now: bool,
+        sync: bool,
+        balanced: bool = False,
     ) -> ModelStatus:
         """Register once: the same again is a success, other attributes are ALREADY_EXISTS."""
 
@@ -29,8 +34,13 @@ class Management(Protocol):
     async def status(self, model_id: str) -> ModelStatus:
         """State.NOT_FOUND if there is no such model. Asking is no use of the model."""
 
-    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
-        """Begin to load (`sync`: wait for the end). NOT_FOUND if there is no such model."""
+    async def ensure_loaded(
+        self, model_id: str, last_used_ms: int, sync: bool, balanced: bool = False
+    ) -> ModelStatus:
+        """Begin to load (`sync`: wait for the end). NOT_FOUND if there is no such model.
+
+        `balanced`: who asks spreads its calls over the fleet, so that it is best loaded here.
+        """
 
     async def load(self, model_id: str) -> None:
         """Load and wait, whatever failures are remembered; why it failed is raised."""

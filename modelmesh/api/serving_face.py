@@ -12,9 +12,10 @@ class Serving(Protocol):
 
     draining: bool
 
-    def infer(self, model_id: str, call: Call) -> None:
+    def infer(self, model_id: str, call: Call, *, balanced: bool = False) -> None:
         """Answer the call on this model through `call.reply`, loading it if need be.
 
+        `balanced`: its caller spreads its calls over the fleet, so that it is best served here.
         The call's kind says what its body is (see wire.kinds); NOT_FOUND if there is no such model.
         """
 

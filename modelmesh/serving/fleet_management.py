@@ -35,7 +35,7 @@ class _Wish:
     model_id: str
     hops: Hops = FROM_CALLER
     tried: list[str] = field(default_factory=list)
-    balanced: bool = True
+    balanced: bool = False
     attempt: int = 0
     asked_store: bool = True
 
@@ -124,15 +124,22 @@ class FleetManagement(Management):
     # --- registrations
 
     async def register(
-        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+        self,
+        model_id: str,
+        record: ModelRecord,
+        load_now: bool,
+        sync: bool,
+        balanced: bool = False,
     ) -> ModelStatus:
         if self._view.draining and load_now:
             load_now = sync = False  # it will be loaded where it is asked for
-        return await super().register(model_id, record, load_now, sync)
+        return await super().register(model_id, record, load_now, sync, balanced)
 
     # --- loading on purpose
 
-    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+    async def ensure_loaded(
+        self, model_id: str, last_used_ms: int, sync: bool, balanced: bool = False
+    ) -> ModelStatus:
         """Load the model somewhere if need be. A failed load is the status, not an error."""
         record = await self._known(model_id)
         if record is None:
@@ -141,7 +148,7 @@ class FleetManagement(Management):
         if self._copies.is_loaded(model_id):
             self._copies.touch(model_id, self._clock())
         try:
-            await self._somewhere(model_id, sync)
+            await self._somewhere(model_id, sync, balanced)
         except MeshError as error:
             status = await self.status(model_id)
             if (
@@ -215,9 +222,9 @@ class FleetManagement(Management):
             if error.failure.fault is not Fault.STORE:
                 raise
 
-    async def _somewhere(self, model_id: str, sync: bool) -> None:
+    async def _somewhere(self, model_id: str, sync: bool, balanced: bool = False) -> None:
         """Have it loaded where routing says; raises the last failure."""
-        wish, last = _Wish(model_id), None
+        wish, last = _Wish(model_id, balanced=balanced), None
         while True:
             decision = self._decide(wish, self._clock())
             if isinstance(decision, ServeHere):

@@ -44,7 +44,12 @@ class Management:
     # --- registrations
 
     async def register(
-        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+        self,
+        model_id: str,
+        record: ModelRecord,
+        load_now: bool,
+        sync: bool,
+        balanced: bool = False,
     ) -> ModelStatus:
         """Register once; the same again is a success, other attributes are ALREADY_EXISTS."""
         self.check(record)
@@ -52,7 +57,7 @@ class Management:
         if outcome is Registration.DIFFERENT:
             raise MeshError(_DIFFERENT)
         if load_now:
-            return await self.ensure_loaded(model_id, record.last_used_ms, sync)
+            return await self.ensure_loaded(model_id, record.last_used_ms, sync, balanced)
         if outcome is Registration.CREATED:
             return ModelStatus(State.NOT_LOADED)
         await self._models.touch(model_id, record.last_used_ms, slack_ms=_HOUR_MS)
@@ -148,16 +153,20 @@ class Management:
             size_bytes=copy.size_bytes if copy is not None else 0,
             last_used_ms=self._last_used_ms(model_id, record),
             tier=described.tier if described is not None else "",
-            reason=described.reason if described is not None else self._why_not(model_id),
+            reason=described.reason if described is not None else self._why_not(model_id, record),
             warnings=described.warnings if described is not None else (),
             in_use=copy.in_use if copy is not None else 0,
         )
 
-    def _why_not(self, model_id: str) -> str:
-        """Why the model is not loaded, if there is a reason."""
+    def _why_not(self, model_id: str, record: ModelRecord) -> str:
+        """Why the model is not loaded, if there is a reason: also one that was registered by
+        another system, and that this one could never load."""
         now = self._clock()
         errors = self._failures.errors(model_id, now)
-        return errors[0][1] if errors else self._failures.loss(model_id, now)
+        if errors:
+            return errors[0][1]
+        refusal = self._refusal(record)
+        return refusal.message if refusal is not None else self._failures.loss(model_id, now)
 
     def _last_used_ms(self, model_id: str, record: ModelRecord) -> int:
         copy = self._copies.get(model_id)
@@ -167,7 +176,9 @@ class Management:
 
     # --- loading on purpose
 
-    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+    async def ensure_loaded(
+        self, model_id: str, last_used_ms: int, sync: bool, balanced: bool = False
+    ) -> ModelStatus:
         """Load the model if need be. A failed load is the status, not an error.
 
         A use later than the record knows, by an hour or more, is written to it.

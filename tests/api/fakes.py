@@ -47,6 +47,10 @@ class Rooms:
     failing: set[str] = field(default_factory=set)
     draining: bool = False
     inferred: list[tuple[str, Call]] = field(default_factory=list)
+    balanced: list[bool] = field(default_factory=list)  # of each call, and of each wish to load
+    answers: dict[str, bytes] = field(default_factory=dict)  # of models that have one of their own
+    held: dict[str, Call] = field(default_factory=dict)  # by model; those in `hold` wait there
+    hold: set[str] = field(default_factory=set)
     ensured: list[tuple[str, int, bool]] = field(default_factory=list)
     before_page: Callable[[], None] = lambda: None
     gate: asyncio.Event | None = None  # loads wait for it
@@ -57,12 +61,17 @@ class Rooms:
 
     # --- serving
 
-    def infer(self, model_id: str, call: Call) -> None:
+    def infer(self, model_id: str, call: Call, *, balanced: bool = False) -> None:
         self.inferred.append((model_id, call))
+        self.balanced.append(balanced)
         if model_id == "broken":
             raise ZeroDivisionError
-        if model_id in self.records:
-            call.reply.answer(self.answer)
+        if model_id in self.hold:
+            self.held[model_id] = call
+        elif model_id in self.failing:
+            call.reply.finish(LOAD_FAILED)
+        elif model_id in self.records:
+            call.reply.answer(self.answers.get(model_id, self.answer))
         else:
             call.reply.finish(not_found().failure)
 
@@ -79,13 +88,18 @@ class Rooms:
     # --- management
 
     async def register(
-        self, model_id: str, record: ModelRecord, load_now: bool, sync: bool
+        self,
+        model_id: str,
+        record: ModelRecord,
+        load_now: bool,
+        sync: bool,
+        balanced: bool = False,
     ) -> ModelStatus:
         existing = self.records.setdefault(model_id, record)
         if not existing.same_model(record):
             raise MeshError(Failure(Code.ALREADY_EXISTS, "different"))
         if load_now:
-            return await self.ensure_loaded(model_id, record.last_used_ms, sync)
+            return await self.ensure_loaded(model_id, record.last_used_ms, sync, balanced)
         return await self.status(model_id)
 
     async def register_many(self, items: Sequence[tuple[str, ModelRecord]]) -> list[Failure | None]:
@@ -108,7 +122,10 @@ class Rooms:
             return ModelStatus(state, (), (CopyStatus("one", state, NOW_MS),))
         return ModelStatus(state, ("newest", "older") if state is State.LOADING_FAILED else ())
 
-    async def ensure_loaded(self, model_id: str, last_used_ms: int, sync: bool) -> ModelStatus:
+    async def ensure_loaded(
+        self, model_id: str, last_used_ms: int, sync: bool, balanced: bool = False
+    ) -> ModelStatus:
+        self.balanced.append(balanced)
         self.ensured.append((model_id, last_used_ms, sync))
         try:
             await self.load(model_id)

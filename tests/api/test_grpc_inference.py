@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 from modelmesh import __version__
 from modelmesh.api import addressing
 from modelmesh.api.addressing import address
+from modelmesh.domain.fleet import Hops, Intent
 from modelmesh.errors import Code, MeshError
 from modelmesh.pb import inference_pb2 as pb
+from modelmesh.peers.headers import HEALTH, INTENT, MODEL, SENDER, TRIED, to_metadata
+from modelmesh.peers.headers import SERVICE as SERVICE_OF_PEERS
 from modelmesh.wire.awaiting import FutureReply
-from modelmesh.wire.kinds import MODEL_INFER, MODEL_METADATA
+from modelmesh.wire.kinds import MODEL_INFER, MODEL_METADATA, V1_PREDICT
 from modelmesh.wire.transport import Call, Metadata
 from tests.api.fakes import LOAD_FAILED, Rooms, call, grpc_port, refused, rooms
 
 SERVICE = "/inference.GRPCInferenceService/"
+PASSED_ON = "/tensorflow.serving.PredictionService/Predict"
 NAMELESS = (Code.INVALID_ARGUMENT, "must include mm-model-id header")
 NO_MODEL = (Code.NOT_FOUND, "model not found")
 
@@ -81,11 +85,6 @@ REFUSED: list[tuple[Metadata, bytes, Code, str]] = [
     ),
     ((("mm-vmodel-id", "v"),), infer_body("m"), Code.NOT_FOUND, "vmodel not found"),
     (
-        (("mm-model-id", "a"), ("mm-model-id", "b")), b"",
-        Code.INVALID_ARGUMENT,
-        "mm-model-id is repeated: calls of several models come with the fleet",
-    ),
-    (
         (), b"\x0a\x05ab",
         Code.INVALID_ARGUMENT, "malformed ModelInferRequest: cut off: 3 bytes are missing",
     ),
@@ -135,7 +134,7 @@ HEADERS: list[tuple[str, bool]] = [
     ("inference-header-content-length", True),
     ("custom-bin", True),
     ("content-type-of-mine", True),
-    ("mm-idempotent", False),
+    ("mm-idempotent", True),  # for the mesh: no runtime is told of it
     ("mm-balanced", False),
     ("mm-vanity", False),
     ("grpc-timeout", False),
@@ -150,8 +149,8 @@ def test_which_headers_are_passed_on(key: str, passed: bool) -> None:
     value = b"v" if key.endswith("-bin") else "v"
     metadata: Metadata = ((key, value), ("mm-model-id", "iris"), ("x-last", "1"))
     left = ((key, value), ("x-last", "1")) if passed else (("x-last", "1"),)
-    assert address(metadata) == ("iris", left)
-    assert address(metadata) == ("iris", left)  # once more, with what was learnt
+    assert address(metadata)[:2] == (("iris",), left)
+    assert address(metadata)[:2] == (("iris",), left)  # once more, with what was learnt
 
 
 def test_headers_that_all_pass_are_not_copied() -> None:
@@ -165,9 +164,41 @@ def test_what_is_learnt_of_keys_is_bounded() -> None:
     assert len(addressing._roles) <= 1024
 
 
-# --- other methods
+# --- what the headers wish
 
-PASSED_ON = "/tensorflow.serving.PredictionService/Predict"
+
+@pytest.mark.parametrize(
+    ("value", "balanced"), [("true", True), ("True", True), ("false", False), ("1", False)]
+)
+async def test_balanced_is_said_of_each_call(value: str, balanced: bool) -> None:
+    daemon = rooms("iris")
+    handler = grpc_port(daemon).handler
+    by_header: Metadata = (("mm-model-id", "iris"), ("mm-balanced", value))
+    await call(handler, MODEL_INFER, b"", by_header)
+    await call(handler, MODEL_INFER, infer_body("iris"), (("mm-balanced", value),))
+    await call(handler, PASSED_ON, b"", by_header)
+    await call(handler, MODEL_INFER, infer_body("iris"))
+    assert daemon.balanced == [balanced, balanced, balanced, False]
+    assert all(passed.metadata == () for _, passed in daemon.inferred)
+
+
+async def test_no_caller_can_speak_for_a_daemon() -> None:
+    """What daemons say to each other stays outside: no intent, no sender, no other model."""
+    daemon = rooms("iris", "forged")
+    forged = to_metadata(Hops(Intent.LOAD, "a", ("b",)), "forged", ())
+    assert {key for key, _ in forged} == {INTENT, SENDER, TRIED, MODEL}
+    handler = grpc_port(daemon).handler
+    for kind in (MODEL_INFER, PASSED_ON):
+        await call(handler, kind, infer_body("iris"), (*forged, ("mm-model-id", "iris")))
+    assert [(model_id, passed.metadata) for model_id, passed in daemon.inferred] == [
+        ("iris", ()),
+        ("iris", ()),
+    ]
+    for kind in ("/modelmesh.peer.v1.Peer/modelmesh:load", HEALTH, SERVICE_OF_PEERS + V1_PREDICT):
+        assert (await refused(handler, kind, b"", forged))[0] is Code.UNIMPLEMENTED
+
+
+# --- other methods
 
 
 @pytest.mark.parametrize("kind", [PASSED_ON, SERVICE + "ModelStreamInfer", "/a.B/c"])
@@ -324,11 +355,13 @@ def test_any_headers_name_a_model_or_are_refused(headers: list[tuple[str, bytes]
         (key, value if key.endswith("-bin") else value.decode("latin-1")) for key, value in headers
     )
     try:
-        model_id, passed = address(metadata)
+        names, passed, vmodel, _, _ = address(metadata)
     except MeshError as error:
         refusal = error.failure.code
     else:
-        assert bool(model_id) == bool({key for key, _ in metadata} & set(IDS))
+        there = {key for key, _ in metadata}
+        assert bool(names) == bool(there & set(IDS))
+        assert vmodel == any(key.startswith("mm-vmodel") for key in there)
         assert passed == tuple(pair for pair in metadata if pair[0] in ("x-a", "x-bin"))
         return
     assert refusal in (Code.INVALID_ARGUMENT, Code.NOT_FOUND)

@@ -59,6 +59,16 @@ async def test_register_and_load() -> None:
     assert (copy.location, copy.copyStatus, copy.time) == ("one", STATUS.LOADED, NOW_MS)
 
 
+async def test_balanced_counts_for_loads_too() -> None:
+    daemon = rooms("m")
+    handler = grpc_port(daemon).handler
+    ensure = pb.EnsureLoadedRequest(modelId="m").SerializeToString()
+    for metadata in ((("mm-balanced", "true"),), (("mm-balanced", "no"),), ()):
+        await call(handler, SERVICE + "ensureLoaded", ensure, metadata)
+        await call(handler, SERVICE + "registerModel", registration("new", loadNow=True), metadata)
+    assert daemon.balanced == [True, True, False, False, False, False]
+
+
 async def test_a_failed_load_is_a_status_and_no_error() -> None:
     daemon = rooms()
     daemon.failing = {"m"}

@@ -50,10 +50,12 @@ class FakeServing:
         }
         self.then = then
         self.asked: list[tuple[str, Call]] = []
+        self.balanced: list[bool] = []
         self.loads: list[str] = []
 
-    def infer(self, model_id: str, call: Call) -> None:
+    def infer(self, model_id: str, call: Call, *, balanced: bool = False) -> None:
         self.asked.append((model_id, call))
+        self.balanced.append(balanced)
         if model_id in self.models:
             self.then(model_id, call)
         else:
@@ -349,6 +351,17 @@ def test_headers_must_not_contradict_the_path(headers: tuple[str, ...], status: 
     answer = said(serving, post("/v1/models/m:predict", b"{}", *headers))
     assert answer.status == status
     assert len(serving.asked) == (status == 200)
+
+
+def test_of_its_headers_the_mesh_heeds_its_own_and_forged_hops_stay_outside() -> None:
+    serving = FakeServing()
+    headers = ("mm-balanced: true", "mm-idempotent: false", "mm-hop-intent: load", "x-mine: 1")
+    for path in ("/v1/models/m:predict", "/v2/models/m/infer"):
+        assert said(serving, post(path, b"{}", *headers)).status == 200
+    assert said(serving, post("/v1/models/m:predict", b"{}", "x-mine: 1")).status == 200
+    assert serving.balanced == [True, True, False]
+    passed = [call.metadata for _, call in serving.asked]
+    assert passed == [(("mm-idempotent", "false"),)] * 2 + [()]
 
 
 @pytest.mark.parametrize(

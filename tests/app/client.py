@@ -6,7 +6,7 @@ The same for a daemon in a process of its own and for one inside the test's proc
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,9 +123,17 @@ class Client:
 
     # --- inference
 
-    def begin(self, model_id: str, *numbers: float, timeout_s: float = CALL_S, **more: Any) -> Any:
+    def begin(
+        self,
+        model_id: str,
+        *numbers: float,
+        timeout_s: float = CALL_S,
+        metadata: Sequence[tuple[str, str]] = (),
+        **more: Any,
+    ) -> Any:
         """A ModelInfer on its way: a future of the answer's bytes."""
-        return self._infer.future(request_of(model_id, numbers, **more), timeout=timeout_s)
+        request = request_of(model_id, numbers, **more)
+        return self._infer.future(request, timeout=timeout_s, metadata=metadata)
 
     def infer(self, model_id: str, *numbers: float, **more: Any) -> Answer:
         """A ModelInfer that succeeds."""

@@ -153,6 +153,20 @@ def test_max_inflight() -> None:
         assert answer_of(call.result())["model"] == "slow"
 
 
+def test_multi_parallelism() -> None:
+    with running(multi_parallelism=2, **INLINE) as daemon:
+        daemon.dummies("a", "b", "c", predict_s=0.3)
+        named = [("mm-model-id", name) for name in "abc"]
+        call = daemon.begin("", metadata=named)
+        until(lambda: sum(row.in_use for row in daemon.models().values()) == 2)
+        assert daemon.models()["c"].in_use == 0
+        merged = inference_pb2.ModelInferResponse.FromString(call.result())
+        said = [
+            list(each.contents.bytes_contents) for each in merged.outputs if each.name == "model"
+        ]
+        assert said == [[b"a"], [b"b"], [b"c"]]
+
+
 def test_http_idle() -> None:
     with running(http_idle_s=0.2, **INLINE) as daemon, connected(daemon) as sock:
         sock.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
