@@ -76,6 +76,7 @@ class Loader:
         self._limits = limits
         self._clock = clock
         self._flights: dict[str, Flight] = {}
+        self._sources: dict[str, tuple[str, str, str]] = {}  # of the copies that are loaded
         self._gone: dict[str, asyncio.Future[Failure | None]] = {}  # who wait for an unload
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -104,6 +105,13 @@ class Loader:
     def is_coming(self, model_id: str) -> bool:
         flight = self._flights.get(model_id)
         return flight is not None and not flight.dropped
+
+    def source(self, model_id: str) -> tuple[str, str, str] | None:
+        """What is here, or on its way, was loaded from; None if there is nothing."""
+        flight = self._flights.get(model_id)
+        if flight is not None and not flight.dropped:
+            return flight.record.source
+        return self._sources.get(model_id)
 
     def wait(
         self, model_id: str, record: ModelRecord, waiter: Waiter, deadline: float = inf,
@@ -197,8 +205,10 @@ class Loader:
     async def _bring(self, flight: Flight) -> LoadedModel:
         try:
             return await self._load(flight)
-        except BaseException:
+        except BaseException as error:
             await self._storage.release(flight.model_id)  # also what was fetched by half
+            if isinstance(error, MeshError) and error.failure.code is Code.INVALID_ARGUMENT:
+                raise MeshError(_unloadable(error.failure)) from error
             raise
 
     async def _load(self, flight: Flight) -> LoadedModel:
@@ -251,6 +261,7 @@ class Loader:
         effects = self._copies.loaded(model_id, max(loaded.size_bytes, 1), loaded.load_s, now)
         here = self._copies.is_loaded(model_id)
         if here:
+            self._sources[model_id] = flight.record.source
             self._claims.loaded(model_id, loaded.load_s)
         else:
             self._claims.gone(model_id)
@@ -323,9 +334,14 @@ class Loader:
             elif isinstance(effect, Refuse):
                 self._give_turn(effect.model_id, effect.failure)
             else:
-                self._claims.gone(effect.model_id)
+                self._let_go(effect.model_id)
                 spawn(self._unloads.run(effect), f"unload {effect.model_id}")
         self._set_timer()
+
+    def _let_go(self, model_id: str) -> None:
+        """No call comes to this copy any more."""
+        self._sources.pop(model_id, None)
+        self._claims.gone(model_id)
 
     def _give_turn(self, model_id: str, failure: Failure | None) -> None:
         flight = self._flights.get(model_id)
@@ -384,7 +400,7 @@ class Loader:
     def lost(self, model_id: str) -> None:
         """The runtime no longer holds the model, and its memory is free."""
         if self._copies.state(model_id) in (State.LOADED, State.UNLOADING):
-            self._claims.gone(model_id)
+            self._let_go(model_id)
             self.carry_out(self._copies.lost(model_id, self._clock()))
             spawn(self._storage.release(model_id), f"release {model_id}")
             self.unload_ended(model_id, None)
@@ -402,6 +418,12 @@ def _speaks_of_the_model(failure: Failure) -> bool:
     """Whether a failed load is held against its model: not where there was no host for it."""
     began = failure.executed or failure.code is not Code.UNAVAILABLE
     return began or failure.reason is Reason.LOAD_FAILED
+
+
+def _unloadable(failure: Failure) -> Failure:
+    """What no door here takes, though it is registered (by another system, say): whoever calls the
+    model is not to blame."""
+    return Failure(Code.FAILED_PRECONDITION, failure.message, Fault.MODEL, Reason.LOAD_FAILED)
 
 
 def _offence(record: ModelRecord) -> str:
