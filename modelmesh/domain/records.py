@@ -93,7 +93,12 @@ class ModelRecord:
 
     def same_model(self, other: "ModelRecord") -> bool:
         """Whether both name the same thing to load (registration is idempotent for these)."""
-        return (self.type, self.path, self.key) == (other.type, other.path, other.key)
+        return self.source == other.source
+
+    @property
+    def source(self) -> tuple[str, str, str]:
+        """What there is to load: type, path, key."""
+        return self.type, self.path, self.key
 
     def used_at(self, last_used_ms: int) -> "ModelRecord":
         return replace(self, last_used_ms=last_used_ms)

@@ -59,6 +59,15 @@ def packed(entry: Entry) -> Entry:
     return Entry(entry.value, revision, revision, entry.lease)
 
 
+def news(event: Event, before: Entry | None) -> list[Event]:
+    """What to tell of it: where a key went and came again unheard, that it went as well, since
+    under one name there is another thing now."""
+    entry = event.entry
+    if entry is None or before is None or entry.create_revision == before.create_revision:
+        return [event]
+    return [Event(event.key, None, max(entry.create_revision - 1, before.mod_revision)), event]
+
+
 class RemoteTable:
     """Keys that start with `prefix`, as far as they are known here."""
 
@@ -116,9 +125,15 @@ class RemoteTable:
 
     def apply(self, events: Iterable[Event]) -> int:
         """Take what is newer, tell the listeners of it; how many that were."""
-        taken = [event for event in events if self._take(event)]
-        self._tell(taken)
-        return len(taken)
+        taken = 0
+        told: list[Event] = []
+        for event in events:
+            before = self._before(event.key)
+            if self._take(event):
+                taken += 1
+                told += news(event, before)
+        self._tell(told)
+        return taken
 
     def absent(self, key: str, revision: int) -> None:
         """The store, asked, had no such key as of `revision` or later. Says nothing of keys that
@@ -184,6 +199,10 @@ class RemoteTable:
             self.doubtful = self.doubtful or self._floor > self.revision
             return False
         return self._set(event.key, event.entry)
+
+    def _before(self, key: str) -> Entry | None:
+        """What stood there, if the coming history knows of it."""
+        return self._entries.get(key) if key not in self._old else None
 
     def _replace(self, key: str, known: Entry, entry: Entry) -> bool:
         if entry.mod_revision > known.mod_revision:
@@ -251,14 +270,15 @@ class Listing:
         self._pages += 1
         last = page.entries[-1][0] if page.more and page.entries else None
         self._note_missing(after, last, page)
-        taken: list[Event] = []
+        told: list[Event] = []
         try:
             for key, entry in page.entries:
+                before = self._table._before(key)
                 if self._take(key, entry, page.revision):
-                    taken.append(Event(key, entry, entry.mod_revision))
+                    self.healed += 1
+                    told += news(Event(key, entry, entry.mod_revision), before)
         finally:
-            self.healed += len(taken)
-            self._table._tell(taken)
+            self._table._tell(told)
         return last
 
     def missing(self, keep_old: bool) -> dict[str, int]:

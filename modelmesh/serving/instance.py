@@ -248,8 +248,20 @@ class Instance:
 
     def _registry_changed(self, changes: list[ModelChange]) -> None:
         for change in changes:
-            if not change.exists or change.created:
+            if not change.exists or self._is_other(change.model_id):
                 self._loader.forget(change.model_id)
+
+    def _is_other(self, model_id: str) -> bool:
+        """Whether something else is registered under this name than is here, or is coming: a store
+        that is restored to what it was brings such a record, and nothing went before it."""
+        source = self._loader.source(model_id)
+        if source is None:
+            return False
+        try:
+            record = self._models.get(model_id)
+        except MeshError:
+            return False
+        return record is not None and record.source != source
 
     def model_lost(self, model_id: str, failure: Failure) -> None:
         log.warning("model lost", model=model_id, failure=failure.message)

@@ -55,6 +55,34 @@ def test_the_newest_wins_in_any_order(events: list[Event], expected: dict[str, i
     assert shown(together) == shown(apart) == expected
 
 
+@pytest.mark.parametrize("by", ["watch", "listing"])
+def test_who_did_not_hear_that_a_key_went_and_came_again_is_told_both(by: str) -> None:
+    table = RemoteTable("r/")
+    table.apply([put("a", 1), put("b", 2)])
+    told: list[Event] = []
+    table.subscribe(told.extend)
+    again, same = put("a", 6, created=5), put("b", 7, created=2)
+    if by == "watch":
+        assert table.apply([again, same]) == 2
+    else:
+        assert listed(table, 8, again, same).healed == 2
+    assert [(event.key, event.entry is not None) for event in told] == [
+        ("r/a", False),
+        ("r/a", True),
+        ("r/b", True),
+    ]
+
+
+def test_after_a_restore_what_was_created_at_another_time_is_no_other_key() -> None:
+    table = RemoteTable("r/")
+    table.apply([put("a", 5)])
+    table.begin_history()
+    told: list[Event] = []
+    table.subscribe(told.extend)
+    table.apply([put("a", 3)])
+    assert told == [put("a", 3)]
+
+
 def test_only_changes_are_told() -> None:
     table = RemoteTable("r/")
     told: list[Event] = []
@@ -108,8 +136,8 @@ def test_a_listing_brings_exactly_the_differences() -> None:
     told: list[Event] = []
     table.apply([put("a", 1), put("b", 2), put("c", 3)])
     table.subscribe(told.extend)
-    listing = listed(table, 9, put("a", 1), put("c", 7), put("d", 8))
-    assert told == [put("c", 7), put("d", 8), gone("b", 9)]
+    listing = listed(table, 9, put("a", 1), put("c", 7, created=3), put("d", 8))
+    assert told == [put("c", 7, created=3), put("d", 8), gone("b", 9)]
     assert listing.healed == 3
     assert table.revision == 9
 

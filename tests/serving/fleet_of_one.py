@@ -8,6 +8,7 @@ from modelmesh.domain.records import ModelRecord
 from modelmesh.observe.metrics import Metrics
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.models import Models
+from modelmesh.registry.tables import TabledStore
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.instance import Instance
 from modelmesh.serving.loading import Loader, LoadLimits
@@ -34,11 +35,12 @@ class One:
         runtime: MemoryRuntime | None = None,
         storage: MemoryStorage | None = None,
         unloads: Persistence = AT_ONCE,
+        store: TabledStore | None = None,
     ) -> None:
         self.now = 0.0  # added to the loop's clock
         self.runtime = runtime or MemoryRuntime()
         self.storage = storage or MemoryStorage()
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.metrics = Metrics()
         models, copies = Models(self.store), Copies(capacity_bytes)
         self.copies = copies
