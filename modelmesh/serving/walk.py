@@ -106,7 +106,7 @@ class Others:
     def rejected(self, served: Served, failure: Failure) -> None:
         """What was wrong at the last one asked says more than that nobody is left."""
         before = served.walk.failure if served.has_walked else None
-        if before is not None and failure.reason is Reason.NONE:
+        if before is not None and failure.code is Code.UNAVAILABLE:
             failure = before
         served.finish(failure)
 
