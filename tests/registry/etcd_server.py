@@ -109,7 +109,11 @@ class EtcdServer:
         assert self.process.ended
 
     def pause(self) -> None:
+        """Every one of its threads stands still when this returns."""
         self.process.signal(signal.SIGSTOP)
+        stopped = os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        assert stopped is not None
+        assert stopped.si_status == signal.SIGSTOP
 
     def resume(self) -> None:
         self.process.signal(signal.SIGCONT)

@@ -191,10 +191,11 @@ async def test_a_stopped_etcd_holds_no_reader_for_long(etcd: EtcdServer) -> None
 async def test_nothing_was_done_where_nobody_listened(tmp_path: Path) -> None:
     config = EtcdConfig((f"127.0.0.1:{free_ports(1)[0]}",), "/test/")
     async with opened(config) as store:
-        with pytest.raises(MeshError) as caught:
-            await store.commit([], [Put("a", b"")])
-        assert caught.value.failure.code is Code.UNAVAILABLE
-        assert not caught.value.failure.executed
+        changes = [store.commit([], [Put("a", b"")]), store.keep_alive(7), store.revoke(7)]
+        for error in await asyncio.gather(*changes, return_exceptions=True):
+            assert isinstance(error, MeshError)
+            assert error.failure.code is Code.UNAVAILABLE
+            assert not error.failure.executed
 
 
 async def test_a_full_etcd_refuses_changes_and_goes_on_reading(

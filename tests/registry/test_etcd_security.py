@@ -73,6 +73,28 @@ async def answers(store: EtcdStore) -> bool:
     return True
 
 
+async def test_callers_share_one_renewal_and_its_failure(etcd: EtcdServer) -> None:
+    enable_authentication(etcd)
+    async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
+        await asyncio.gather(*(store.get("a") for _ in range(50)))
+        assert store.renewals == 1
+    async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
+        etcd.pause()
+        reads = [store.get("a") for _ in range(50)]
+        for error in await asyncio.gather(*reads, return_exceptions=True):
+            assert isinstance(error, MeshError)
+            assert error.failure.code is Code.UNAVAILABLE
+        reading = asyncio.ensure_future(store.get("a"))
+        watching = asyncio.ensure_future(anext(store.watch("", 0)))
+        await asyncio.sleep(0)
+        await store.close()
+        with pytest.raises(MeshError, match="closed"):
+            await reading
+        with pytest.raises(StopAsyncIteration):
+            await watching
+        etcd.resume()
+
+
 @needs_openssl
 async def test_tokens_that_end_are_renewed_without_a_failed_call(
     etcd: EtcdServer, tmp_path: Path

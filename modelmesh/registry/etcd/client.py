@@ -10,6 +10,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -76,13 +77,17 @@ class EtcdClient:
         async def work(endpoint: int, headers: Headers, within_s: float) -> Any:
             stream = self.links.method(endpoint, KEEP_ALIVE)(timeout=within_s, metadata=headers)
             try:
-                await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
-                return await stream.read()
+                with suppress(asyncio.InvalidStateError):  # it has failed; reading says how
+                    await stream.write(rpc_pb2.LeaseKeepAliveRequest(ID=lease))
+                answer = await stream.read()
             finally:
                 stream.cancel()
+            if answer is grpc.aio.EOF:
+                raise Refused(Meaning.UNKNOWN, "no answer about the lease")
+            return answer
 
-        answer = await self._ask(work, True, TRY_S)
-        return answer is not grpc.aio.EOF and answer.TTL > 0
+        ttl_s: int = (await self._ask(work, True, TRY_S)).TTL
+        return ttl_s > 0
 
     async def close(self) -> None:
         """Calls that still run end with UNAVAILABLE."""
@@ -101,6 +106,9 @@ class EtcdClient:
             on_the_way = refused.meaning in _ON_THE_WAY
             meaning = Meaning.ELSEWHERE if on_the_way else Meaning.WRONG
             raise Refused(meaning, refused.details) from error
+        except asyncio.CancelledError:
+            self._unless_closed()
+            raise
 
     async def _ask(self, work: Work, repeatable: bool, try_s: float) -> Any:
         ends_at = self._loop.time() + (CALL_S if try_s <= TRY_S else LONG_CALL_S)

@@ -1,7 +1,8 @@
 """Who we are to etcd: a token got for user and password, and got anew when it is no longer good.
 
 A token is renewed when etcd refuses one, not by the clock: a restart forgets tokens long before
-they are due, and only etcd knows their life. Callers that were refused together share one renewal.
+they are due, and only etcd knows their life. Callers that were refused together share one renewal,
+and its failure: none waits for the attempts of those before it.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import grpc
 
+from modelmesh.observe.tasks import spawn
 from modelmesh.pb.etcd import rpc_pb2
 from modelmesh.registry.etcd.links import AUTHENTICATE, Links
 
@@ -26,7 +28,7 @@ class Tokens:
         self._links = links
         self._user = user
         self._password = password
-        self._turn = asyncio.Lock()
+        self._renewing: asyncio.Task[Any] | None = None
         self._headers = _LEADER
         self._wanted = bool(user)
         self.renewals = 0
@@ -40,24 +42,29 @@ class Tokens:
     async def headers(self, endpoint: int) -> Headers:
         """What goes with a call. Raises grpc.aio.AioRpcError where no token is to be had."""
         if self._wanted:
-            async with self._turn:
-                if self._wanted:
-                    await self._renew(endpoint)
+            if self._renewing is None:
+                self._renewing = spawn(self._renew(endpoint), "etcd token")
+            error = await asyncio.shield(self._renewing)
+            if error is not None:
+                raise error
         return self._headers
 
-    async def _renew(self, endpoint: int) -> None:
+    async def _renew(self, endpoint: int) -> Any:
+        """Get a token; the error, if there is none to be had."""
         authenticate = self._links.method(endpoint, AUTHENTICATE)
         request = rpc_pb2.AuthenticateRequest(name=self._user, password=self._password)
         try:
             answer = await authenticate(request, timeout=AUTHENTICATE_S, metadata=_LEADER)
+            self._headers = (*_LEADER, ("token", answer.token))
         except grpc.aio.AioRpcError as error:
             if not _is_off(error):
-                raise
+                return error
             self._headers = (*_LEADER,)
-        else:
-            self._headers = (*_LEADER, ("token", answer.token))
+        finally:
+            self._renewing = None
         self._wanted = False
         self.renewals += 1
+        return None
 
 
 def _is_off(error: Any) -> bool:

@@ -88,6 +88,9 @@ class EtcdWatch:
             except Refused as refused:
                 self._let_go()
                 self._judge(refused.meaning, refused.details)
+            except MeshError:
+                if not self._client.closed:
+                    raise
             else:
                 if events:
                     return events
