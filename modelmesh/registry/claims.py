@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import MeshError
+from modelmesh.errors import Code, MeshError
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.policy.claiming import Claiming, Contender, contender
 from modelmesh.registry.models import BULK_MODELS
@@ -88,8 +88,18 @@ class CopyRecords:
     async def claim(self, model_id: str, claiming: Claiming, *, further: bool = False) -> Claim:
         """Try to be the one who loads. MeshError UNAVAILABLE if the store does not answer.
 
-        What is pending about the model is overtaken by its claim.
+        What is pending about the model is overtaken by its claim, but only by one that stands.
         """
+        said = self._pending.pop(model_id, None)
+        came_of_it: Claim | None = None
+        try:
+            came_of_it = await self._claim(model_id, claiming, further)
+        finally:
+            if said is not None and not isinstance(came_of_it, Claimed):
+                self._pend(model_id, self._pending.get(model_id, said))
+        return came_of_it
+
+    async def _claim(self, model_id: str, claiming: Claiming, further: bool) -> Claim:
         key, entry = MODELS + model_id, self._table.get(model_id)
         if entry is None:
             entry = await self._store.get(key)
@@ -101,7 +111,6 @@ class CopyRecords:
             if other is not None:
                 return other
             claimed = record.claimed(self._me, claiming.now_ms)
-            self._pending.pop(model_id, None)
             put = Put(key, claimed.to_json(), entry.lease)
             done = await self._store.commit([Compare(key, entry.mod_revision)], [put])
             if done.succeeded:
@@ -172,7 +181,10 @@ class CopyRecords:
         await stop(self._writer)
 
     def _say(self, model_id: str, word: Word, message: str = "") -> None:
-        self._pending[model_id] = Said(word, self._wall_ms(), message)
+        self._pend(model_id, Said(word, self._wall_ms(), message))
+
+    def _pend(self, model_id: str, said: Said) -> None:
+        self._pending[model_id] = said
         self._written.clear()
         self._more.set()
 
@@ -198,7 +210,23 @@ class CopyRecords:
         """Write what is pending now; what another one's change got in the way of stays pending."""
         batch: list[tuple[str, Said]] = list(self._pending.items())
         for start in range(0, len(batch), BULK_MODELS):
-            await self._write_some(batch[start : start + BULK_MODELS])
+            await self._write_refused_apart(batch[start : start + BULK_MODELS])
+
+    async def _write_refused_apart(self, batch: list[tuple[str, Said]]) -> None:
+        """What is too much for one commit is written one by one; what the store takes in no case
+        is given up, for it would keep all others waiting."""
+        try:
+            await self._write_some(batch)
+        except MeshError as error:
+            if error.failure.code is not Code.INVALID_ARGUMENT:
+                raise
+            if len(batch) > 1:
+                for each in batch:
+                    await self._write_refused_apart([each])
+                return
+            ((model_id, said),) = batch
+            log.error("a record cannot be written", model=model_id, failure=error.failure.message)
+            self._done(model_id, said)
 
     async def _write_some(self, batch: list[tuple[str, Said]]) -> None:
         entries = {model_id: self._table.get(model_id) for model_id, _ in batch}
@@ -219,8 +247,11 @@ class CopyRecords:
         else:
             return  # contended for long: they stay pending
         for model_id, said in batch:
-            if self._pending.get(model_id) is said:
-                del self._pending[model_id]
+            self._done(model_id, said)
+
+    def _done(self, model_id: str, said: Said) -> None:
+        if self._pending.get(model_id) is said:
+            del self._pending[model_id]
 
     def _change(self, model_id: str, said: Said, entry: Entry | None) -> tuple[Compare, Put] | None:
         """The change that makes the record say so; None if it does already, or there is none."""

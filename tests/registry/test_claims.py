@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.policy.claiming import Claiming, Contender
 from modelmesh.registry.claims import Claimed, CopyRecords, Unregistered
+from modelmesh.registry.keyspace import COMMIT_BYTES
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.models import Models
 from modelmesh.registry.store import Change, Committed, Compare
@@ -191,6 +195,86 @@ def test_a_claim_is_not_undone_by_an_older_word_that_is_just_being_written() -> 
             assert record is not None
             assert record.instance_ids.keys() == {"a"}
             assert record.loaded_in == {}
+
+    run(main())
+
+
+def test_who_loses_a_claim_still_says_what_became_of_the_copy_before() -> None:
+    class Faster(Counted):
+        """Another daemon's claim comes just before ours."""
+
+        rival = ""
+
+        async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
+            rival, self.rival = self.rival, ""
+            if rival:
+                await Models(self).update("m0", lambda record: record.claimed(rival, wall_ms()))
+            return await super().commit(compares, changes)
+
+    async def main() -> None:
+        async with Faster() as store, one(store, "a") as a:
+            models = await models_of(store)
+            a.loaded("m0")
+            assert await a.flush(5)
+            a.gone("m0")
+            store.rival = "b"
+            assert await a.claim("m0", claiming("a")) == Contender("b", loaded=False)
+            assert await a.flush(5)
+            record = models.get("m0")
+            assert record is not None
+            assert record.instance_ids.keys() == {"b"}, "others would ask us for it"
+            assert record.loaded_in == {}
+
+    run(main())
+
+
+def test_a_claim_that_the_store_does_not_take_forgets_nothing() -> None:
+    async def main() -> None:
+        async with Counted() as store, one(store, "a") as a:
+            models = await models_of(store)
+            a.loaded("m0")
+            assert await a.flush(5)
+            a.gone("m0")
+            store.silent = True
+            with pytest.raises(MeshError):
+                await a.claim("m0", claiming("a"))
+            store.silent = False
+            assert await a.flush(5)
+            assert models.get("m0") == ModelRecord("dummy")
+
+    run(main())
+
+
+def test_records_that_do_not_fit_into_one_commit_are_written_one_by_one() -> None:
+    async def main() -> None:
+        async with Counted() as store, one(store, "a") as a:
+            models = Models(store)
+            await models.register_many([(f"m{n}", ModelRecord("dummy")) for n in range(60)])
+            for n in range(60):
+                long = {"note": "x" * (COMMIT_BYTES // 50)}
+                await models.update(f"m{n}", lambda record: replace(record, unknown=long))  # noqa: B023
+            for n in range(60):
+                a.loaded(f"m{n}")
+            assert await a.flush(5)
+            for n in range(60):
+                record = models.get(f"m{n}")
+                assert record is not None
+                assert record.loaded_in.keys() == {"a"}
+
+    run(main())
+
+
+def test_a_record_that_no_store_takes_keeps_no_other_waiting() -> None:
+    async def main() -> None:
+        async with Counted() as store, one(store, "a") as a:
+            models = await models_of(store, 2)
+            full = {"note": "x" * (COMMIT_BYTES - 100)}
+            await models.update("m0", lambda record: replace(record, unknown=full))
+            a.failed("m0", "because " * 100)
+            a.loaded("m1")
+            assert await a.flush(5)
+            assert models.get("m0").failed_in == {}  # type: ignore[union-attr]
+            assert models.get("m1").loaded_in.keys() == {"a"}  # type: ignore[union-attr]
 
     run(main())
 
