@@ -122,6 +122,7 @@ class Aftermath:
             model=culprit.model_id,
             host=host.number,
             pid=host.pid,
+            shared=not host.sole,
             offence=verdict.offence,
         )
         self._remember(culprit, verdict)
