@@ -193,6 +193,8 @@ class Instance:
         call, copy, metrics = served.call, served.copy, self._metrics
         self._open -= 1
         self.calls_ended += 1
+        if served.waiter is not None:  # it was answered elsewhere, or left
+            self._loader.leave(served.model_id, served.waiter)
         if copy is not None:
             effects = self._copies.release(copy, now)
             if effects:
