@@ -123,7 +123,9 @@ class Others:
             served.finish(_for_callers(failure), metadata)
             return
         if failure.executed:
-            walk.resent = True
+            walk.resent = True  # a connection broke: who is dead refuses the next one at once
+            self._again(served)
+            return
         if failure.reason is Reason.NOT_HERE:
             if answer.intent is Intent.HIT:
                 self._view.note_refused(served.model_id, peer_id)
