@@ -15,6 +15,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -32,13 +33,14 @@ class Stuck(RuntimeError):
 class Life:
     """What runs as one process. `standing`: it does not, now (stopped) or any more (dead)."""
 
-    __slots__ = ("_context", "_loop", "dead", "held", "name", "standing")
+    __slots__ = ("_context", "_loop", "dead", "held", "name", "standing", "tasks")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.standing = False
         self.dead = False
         self.held: list[asyncio.Handle] = []
+        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
         self._loop = loop
@@ -68,6 +70,17 @@ class Life:
         """What was held happens now, in its order; how much that was."""
         self.standing = False
         return self._loop.release(self)
+
+
+def life_name() -> str:
+    """Who is at work ("": the world)."""
+    life = _LIFE.get()
+    return life.name if life is not None else ""
+
+
+def tasks_of(life: Life) -> list[str]:
+    """The names of its tasks that have not ended."""
+    return sorted(task.get_name() for task in life.tasks if not task.done())
 
 
 class _Nothing(selectors.BaseSelector):
@@ -107,6 +120,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now_s
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> asyncio.Task[Any]:
+        task = super().create_task(coro, name=name, context=context)
+        life = _LIFE.get() if context is None else context.get(_LIFE)
+        if life is not None:
+            life.tasks.add(task)
+        return task
 
     def release(self, life: Life) -> int:
         held, life.held = life.held, []

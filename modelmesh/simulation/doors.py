@@ -54,7 +54,7 @@ def behaviour(key: str) -> Behaviour:
 class Ledger:
     """What all runtimes of a world did: loads by model, executions by request.
 
-    `load_begins(instance, model)` is told before every load, `load_ended` after it.
+    `load_begins(instance, model)` and `unload_begins` are told before each.
     """
 
     loads: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Ledger:
     executions: Counter[str] = field(default_factory=Counter)
     in_use_unloads: list[str] = field(default_factory=list)
     load_begins: Callable[[str, str], None] = lambda _instance, _model: None
-    load_ended: Callable[[str, str], None] = lambda _instance, _model: None
+    unload_begins: Callable[[str, str], None] = lambda _instance, _model: None
 
 
 class _Held:
@@ -143,12 +143,12 @@ class SimulatedRuntime:
                 Failure(Code.FAILED_PRECONDITION, what.load_error, Fault.MODEL, Reason.LOAD_FAILED)
             )
         self.resident[model_id] = _Held(what)
-        ledger.load_ended(self._instance_id, model_id)
         return LoadedModel(what.size_bytes, load_s, "shared", "simulated")
 
     async def unload(self, model_id: str) -> None:
         """After the calls that run; but nobody may want one's answer any more."""
         held = self.resident.get(model_id)
+        self._ledger.unload_begins(self._instance_id, model_id)
         if held is not None and any(not call.reply.gone for call in held.calls):
             self._ledger.in_use_unloads.append(model_id)
         await asyncio.sleep(0.001)

@@ -120,6 +120,7 @@ class World:
         self.network.loop = self.own  # type: ignore[assignment]  # all that it uses of a loop
         self.pods: dict[str, Pod] = {}  # those that live
         self.hops = 0
+        self.why_not_started = ""
         self.requests = 0
         self._parts = parts or Parts()
         self._settings = settings or Settings(
@@ -142,7 +143,9 @@ class World:
         life = Life(instance_id)
         done: asyncio.Task[Pod] = life.run(spawn, self._bring_up(instance_id, life), "start")
         await asyncio.wait([done], timeout=START_S)
-        if not done.done() or done.exception() is not None:
+        failure = done.exception() if done.done() else None
+        if not done.done() or failure is not None:
+            self.why_not_started = repr(failure) if failure is not None else "it takes too long"
             return None
         return done.result()
 
@@ -185,6 +188,7 @@ class World:
             mirror.look,
             mirror.availability.subscribe,
             mirror.subscribe_restored,
+            mirror.accept_restore,
         )
         doors = Doors(
             mirror,

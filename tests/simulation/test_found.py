@@ -1,0 +1,48 @@
+"""Bugs that the simulation has found, each as the smallest scenario that shows it.
+
+The seeds that found them stand in docs/track-record.md.
+"""
+
+import asyncio
+
+from modelmesh.simulation.world import World
+from tests.simulation.test_world import fleet, key
+
+
+def only_holder(world: World, model_id: str) -> str:
+    (holder,) = [name for name, pod in world.pods.items() if model_id in pod.runtime.resident]
+    return holder
+
+
+def test_a_call_that_is_answered_elsewhere_waits_no_longer_for_a_load_here() -> None:
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", key(load_s=2.0, predict_s=0.5)))
+        assert await world.ask("m", "a") == b"m"
+        holder = only_holder(world, "m")
+        other = "b" if holder == "a" else "a"
+        asked = asyncio.create_task(world.ask("m", other), name="ask")
+        await asyncio.sleep(0.1)
+        world.pause(holder)
+        await asyncio.sleep(1.5)
+        assert "m" in world.pods[other].runtime.loading, "it was not asked of anybody else"
+        assert world.resume(holder) > 0, "the pause struck nobody"
+        assert await asked == b"m"
+        await asyncio.sleep(3.0)
+        copies = world.pods[other].daemon.parts.copies
+        assert copies.ledger.in_use_bytes == 0
+
+    fleet(scenario, pods="ab")
+
+
+def test_a_connection_that_breaks_is_made_anew_where_nobody_else_has_the_model() -> None:
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", ""))
+        assert await world.ask("m", "a") == b"m"
+        holder = only_holder(world, "m")
+        other = "b" if holder == "a" else "a"
+        assert await world.ask("m", other) == b"m"
+        world.network.cut_answers(f"{holder}:1", f"{other}:1")
+        assert await world.ask("m", other) == b"m"
+        assert world.network.struck["cut_answers"] == 1
+
+    fleet(scenario)
