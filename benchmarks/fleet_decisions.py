@@ -25,6 +25,8 @@ from modelmesh.policy.routing import Forward, ServeHere, route_in_fleet
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.mirror import Mirror
 from modelmesh.registry.models import Models
+from modelmesh.serving.changes import Changes
+from modelmesh.serving.claims import Alone
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.flight import Waiter
 from modelmesh.serving.loading import Loader, LoadLimits
@@ -83,7 +85,9 @@ def _made(store: Mirror, peers: Collection[Peer]) -> tuple[FleetView, Parts]:
     failures = LoadFailures(3, 900)
     limits = LoadLimits(1000, 1 << 20, space_wait_s=5)
     loader = Loader(copies, runtime, MemoryStorage(), failures, metrics, limits, time.monotonic)
-    parts = Parts(Models(store), copies, runtime, failures, loader, metrics, time.monotonic)
+    models = Models(store)
+    changes = Changes(Alone(), models)
+    parts = Parts(models, copies, runtime, failures, loader, metrics, time.monotonic, changes)
     mine = InstanceRecord(1, zone="zone-0", capacity_units=100_000, load_slots=4, address="here:1")
     loader.open(load_concurrency=4)
     view = FleetView(

@@ -114,6 +114,7 @@ def fleet_doors(settings: Settings, instance_id: str, store: TabledStore) -> Fle
         store.look,
         store.availability.subscribe,
         store.subscribe_restored,
+        store.accept_restore,
     )
 
 

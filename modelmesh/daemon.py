@@ -20,6 +20,8 @@ from modelmesh.registry.store import LEADER
 from modelmesh.registry.tables import TabledStore
 from modelmesh.registry.vmodels import VModels
 from modelmesh.runtime.door import Runtime
+from modelmesh.serving.changes import Changes
+from modelmesh.serving.claims import Alone
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.fleet_management import FleetManagement
 from modelmesh.serving.instance import Instance
@@ -89,13 +91,15 @@ class Daemon:
         limits = LoadLimits(
             settings.max_queued_loads, settings.max_waiting_bytes, settings.space_wait_s
         )
-        claims = self.member.claims if self.member is not None else None
+        models = Models(doors.store)
+        changes = Changes(self.member.claims if self.member is not None else Alone(), models)
         loader = Loader(
             copies, doors.runtime, doors.storage, failures, self.metrics, limits, doors.clock,
-            claims,
+            changes,
         )  # fmt: skip
-        models = Models(doors.store)
-        return Parts(models, copies, doors.runtime, failures, loader, self.metrics, doors.clock)
+        return Parts(
+            models, copies, doors.runtime, failures, loader, self.metrics, doors.clock, changes
+        )
 
     def _instance(self) -> Instance:
         settings, member = self._settings, self.member

@@ -34,7 +34,8 @@ class FleetDoors:
     """The doors through which the others are reached.
 
     `answers`: whether the store answers. `look(key)` reads one key into the table. `on_answers`
-    tells of every change of `answers`.
+    tells of every change of `answers`. `accept_restore()`: what a restored store lacks shall be
+    gone; how much of it was kept until now.
     """
 
     store: TabledStore
@@ -43,3 +44,4 @@ class FleetDoors:
     look: Callable[[str], Awaitable[object]]
     on_answers: Callable[[Callable[[bool], None]], object]
     on_restored: Callable[[Callable[[], None]], object]
+    accept_restore: Callable[[], int] = lambda: 0

@@ -119,7 +119,10 @@ class Member:
             self._limits,
             lambda: self.records.flush(_SETTLE_S),
         )
-        management.attach(self.view, self.decide, self.remote, self._look, self.records.forgiven)
+        management.attach(
+            self.view, self.decide, self.remote, self._look, self.records.forgiven,
+            self._doors.accept_restore,
+        )  # fmt: skip
         self.rounds = Rounds(
             self._config, self._doors.store, self._parts, self.view, self.membership, self.records,
             management, self.spreading, instance, self.describe, self._wall_ms, self._rng,

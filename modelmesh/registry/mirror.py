@@ -197,10 +197,12 @@ class Mirror:
 
         return stop
 
-    def accept_restore(self) -> None:
-        """Somebody has spoken: what the restored store lacks shall be gone."""
+    def accept_restore(self) -> int:
+        """Somebody has spoken: what the restored store lacks shall be gone; how much that is."""
+        kept = self.kept
         for prefix in KEPT:
             self._followers[prefix].table.drop_old()
+        return kept
 
     async def save(self) -> None:
         """Write the snapshot, if there is something new to write and a place for it."""

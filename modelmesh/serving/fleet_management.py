@@ -10,14 +10,21 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent
+from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent, Peer
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Failure, Fault, MeshError, Reason, not_found
 from modelmesh.policy.resending import after_failure
 from modelmesh.policy.routing import FleetRequest, FleetRoute, Forward, Reject, ServeHere
 from modelmesh.serving.management import Management
 from modelmesh.serving.remote import Remote
-from modelmesh.serving.status import CopyStatus, ModelStatus, ModelView, State
+from modelmesh.serving.status import (
+    CopyStatus,
+    Health,
+    InstanceView,
+    ModelStatus,
+    ModelView,
+    State,
+)
 from modelmesh.serving.view import FleetView
 
 # Longer than any load, with its wait for room.
@@ -54,6 +61,7 @@ class FleetManagement(Management):
         remote: Remote,
         look: Callable[[str], Awaitable[object]],
         forgive: Callable[[str], None],
+        accept_restore: Callable[[], int],
     ) -> None:
         """The others; to be said before the first call."""
         self._view = view
@@ -61,6 +69,7 @@ class FleetManagement(Management):
         self._remote = remote
         self._look = look
         self._forgive = forgive
+        self._accept_restore = accept_restore
 
     # --- states
 
@@ -115,6 +124,20 @@ class FleetManagement(Management):
             for each, since_ms in record.instance_ids.items()
             if each == self._view.me or self._view.peer(each) is not None
         ]
+
+    # --- the fleet
+
+    alone = False
+
+    def instances(self) -> list[InstanceView]:
+        """Every instance that exists, by name, as it looks from here."""
+        view = self._view
+        rows = [InstanceView(p.instance_id, p.record, _health(p)) for p in view.peers()]
+        rows.append(InstanceView(view.me, view.my_record, Health.HERE))
+        return sorted(rows, key=lambda row: row.instance_id)
+
+    def accept_restore(self) -> int:
+        return self._accept_restore()
 
     async def _known(self, model_id: str) -> ModelRecord | None:
         if model_id not in self._models:
@@ -264,6 +287,12 @@ class FleetManagement(Management):
             wish.refused(decision.instance_id)
             return error.failure
         return None
+
+
+def _health(peer: Peer) -> Health:
+    if not peer.reachable:
+        return Health.UNREACHABLE
+    return Health.SUSPECT if peer.suspect else Health.ANSWERS
 
 
 def _loaded_at(record: ModelRecord | None, decision: Forward) -> bool:

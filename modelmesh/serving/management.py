@@ -12,13 +12,24 @@ from itertools import islice
 from math import inf
 
 from modelmesh.cache.decisions import Decision, Verdict
+from modelmesh.domain.instances import InstanceRecord, units_of
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import Code, Failure, MeshError, not_found
+from modelmesh.errors import Code, Failure, MeshError, invalid, not_found
 from modelmesh.registry.models import Registration
 from modelmesh.runtime.door import LoadRequest
+from modelmesh.serving.changes import Listener
 from modelmesh.serving.flight import Waiter
 from modelmesh.serving.parts import Parts
-from modelmesh.serving.status import CopyStatus, Explained, ModelStatus, ModelView, State
+from modelmesh.serving.status import (
+    CopyStatus,
+    Explained,
+    Health,
+    InstanceView,
+    ModelStatus,
+    ModelView,
+    State,
+)
+from modelmesh.serving.wishes import WishChange, wished
 from modelmesh.storage.door import Storage
 
 _DIFFERENT = Failure(Code.ALREADY_EXISTS, "Model already exists with different attribute values")
@@ -37,6 +48,7 @@ class Management:
         self._failures = parts.failures
         self._loader = parts.loader
         self._clock = parts.clock
+        self._changes = parts.changes
         self._storage = storage
         self._instance_id = instance_id
         self._wall_ms = wall_ms
@@ -156,6 +168,10 @@ class Management:
             reason=described.reason if described is not None else self._why_not(model_id, record),
             warnings=described.warnings if described is not None else (),
             in_use=copy.in_use if copy is not None else 0,
+            min_copies=record.min_copies,
+            max_copies=record.max_copies,
+            pinned=record.pinned,
+            priority=record.priority,
         )
 
     def _why_not(self, model_id: str, record: ModelRecord) -> str:
@@ -173,6 +189,47 @@ class Management:
         if copy is None:
             return record.last_used_ms
         return self._wall_ms() - round((self._clock() - copy.last_used) * 1000)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Be told which models have changed; returns the way to stop."""
+        return self._changes.subscribe(listener)
+
+    # --- wishes
+
+    async def set_wishes(self, model_id: str, change: WishChange) -> ModelView:
+        """Write what an operator wishes for the model; its row. NOT_FOUND if there is none."""
+
+        def wish(record: ModelRecord) -> ModelRecord:
+            try:
+                return wished(record, change, alone=self.alone)
+            except ValueError as error:
+                raise invalid(str(error)) from None
+
+        after = await self._models.update(model_id, wish)
+        view = self.view(model_id)
+        if after is None or view is None:
+            raise not_found()
+        return view
+
+    # --- the fleet, of which this daemon is all
+
+    alone = True
+
+    def instances(self) -> list[InstanceView]:
+        """Every instance that exists, by name."""
+        ledger = self._copies.ledger
+        record = InstanceRecord(
+            start_ms=0,
+            model_count=len(self._copies),
+            capacity_units=units_of(ledger.usable_bytes),
+            used_units=units_of(ledger.reserved_bytes),
+            loading=self._loader.under_way,
+        )
+        return [InstanceView(self._instance_id, record, Health.HERE)]
+
+    def accept_restore(self) -> int:
+        """What a restored store lacks shall be gone; how much was kept until now."""
+        return 0
 
     # --- loading on purpose
 

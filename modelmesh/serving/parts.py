@@ -7,6 +7,7 @@ from modelmesh.cache.copies import Copies
 from modelmesh.observe.metrics import Metrics
 from modelmesh.registry.models import Models
 from modelmesh.runtime.door import Runtime
+from modelmesh.serving.changes import Changes
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.loading import Loader
 
@@ -22,3 +23,4 @@ class Parts:
     loader: Loader
     metrics: Metrics
     clock: Callable[[], float]
+    changes: Changes

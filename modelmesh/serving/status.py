@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelmesh.cache.decisions import Explanation
+from modelmesh.domain.instances import InstanceRecord
 
 
 class State(StrEnum):
@@ -51,6 +52,28 @@ class ModelView:
     warnings: tuple[str, ...] = ()
     in_use: int = 0
     instances: tuple[str, ...] = ()  # that have a loaded copy; empty for a daemon alone
+    min_copies: int = 0
+    max_copies: int = 0
+    pinned: bool = False
+    priority: int = 0
+
+
+class Health(StrEnum):
+    """How an instance looks from the daemon that is asked."""
+
+    HERE = "here"  # it is that daemon
+    ANSWERS = "answers"
+    SUSPECT = "suspect"  # it leaves questions unanswered
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """One instance of the fleet, for listings."""
+
+    instance_id: str
+    record: InstanceRecord
+    health: Health
 
 
 @dataclass(frozen=True, slots=True)

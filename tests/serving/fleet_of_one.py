@@ -9,6 +9,8 @@ from modelmesh.observe.metrics import Metrics
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.models import Models
 from modelmesh.registry.tables import TabledStore
+from modelmesh.serving.changes import Changes
+from modelmesh.serving.claims import Alone
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.instance import Instance
 from modelmesh.serving.loading import Loader, LoadLimits
@@ -46,12 +48,15 @@ class One:
         self.copies = copies
         failures = LoadFailures(max_attempts=3, expiry_s=900)
         limits = LoadLimits(most_flights, waiting_bytes, space_wait_s=5, unloads=unloads)
+        changes = Changes(Alone(), models)
         loader = Loader(
-            copies, self.runtime, self.storage, failures, self.metrics, limits, self.clock
+            copies, self.runtime, self.storage, failures, self.metrics, limits, self.clock, changes
         )
         loader.open(load_concurrency=8)
         self.loader, self.models = loader, models
-        parts = Parts(models, copies, self.runtime, failures, loader, self.metrics, self.clock)
+        parts = Parts(
+            models, copies, self.runtime, failures, loader, self.metrics, self.clock, changes
+        )
         self.instance = Instance(parts, max_concurrent_calls=1000)
         self.management = Management(parts, self.storage, "one", lambda: 1_000_000)
         self.runtime.listener = self.instance
