@@ -19,7 +19,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = float(os.environ.get("SECONDS", "2"))
 SHAPES = (Shape(1, 1), Shape(1, 16), Shape(1, 64), Shape(16, 1))
 # As long as those of the figure that is to be beaten: 45 characters.
-_PATH = "/models/a-folder/of-some-team/model-00001.job"
+PATH = "/models/a-folder/of-some-team/model-00001.job"
 TIERS = ("inline", "shared", "process")
 # The issue's bounds, as multiples of the echo at 1, 16 and 64 streams on one connection.
 GRPC_BOUNDS = {"shared": (3.4, 2.5, 2.6), "inline": (None, 2.4, 2.2)}
@@ -150,9 +150,9 @@ def density(folder: Path) -> list[str]:
         served.register("first", "sklearn", model)
         served.predict("first")
         idle = trees.resident_bytes(served.pid)
-        served.register_many([(f"warm-{n}", "sklearn", _PATH, "{}") for n in range(registered)])
+        served.register_many([(f"warm-{n}", "sklearn", PATH, "{}") for n in range(registered)])
         before = trees.private_bytes(served.pid)
-        served.register_many([(f"iris-{n:05}", "sklearn", _PATH, "{}") for n in range(registered)])
+        served.register_many([(f"iris-{n:05}", "sklearn", PATH, "{}") for n in range(registered)])
         per_registered = (trees.private_bytes(served.pid) - before) / registered
         ids = [f"load-{n:05}" for n in range(loaded)]
         served.register_many([(i, "sklearn", model, "") for i in ids])
@@ -181,7 +181,7 @@ def registry(folder: Path) -> list[str]:
     with daemon(folder / "registry", None) as served:
         lines.append(f"| start to ready | {served.ready_s:.2f} s | 4.4 s |")
         before = trees.cpu_s(served.pid)
-        count, seconds = _register_singly(served, callers=16, each=500)
+        count, seconds = register_singly(served, callers=16, each=500)
         spent = (trees.cpu_s(served.pid) - before) / count * 1e6
         lines.append(f"| registrations/s, 16 callers | {count / seconds:.0f} | 1,500 |")
         lines.append(f"| CPU per registration | {spent:.0f} us | 736 us |")
@@ -194,7 +194,11 @@ def registry(folder: Path) -> list[str]:
     return lines
 
 
-def _register_singly(served: Daemon, callers: int, each: int) -> tuple[int, float]:
+def register_singly(
+    served: Daemon, callers: int, each: int, prefix: str = "caller"
+) -> tuple[int, float]:
+    """Register dummies one by one: how many, and in how many seconds."""
+
     def caller(number: int) -> None:
         with served.channel() as channel:
             stub = model_mesh_pb2_grpc.ModelMeshStub(channel)
@@ -202,7 +206,7 @@ def _register_singly(served: Daemon, callers: int, each: int) -> tuple[int, floa
             for n in range(each):
                 stub.registerModel(
                     model_mesh_pb2.RegisterModelRequest(
-                        modelId=f"caller-{number}-{n}", modelInfo=info
+                        modelId=f"{prefix}-{number}-{n}", modelInfo=info
                     ),
                     timeout=30,
                 )
