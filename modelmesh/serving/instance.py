@@ -195,6 +195,8 @@ class Instance:
         self.calls_ended += 1
         if served.waiter is not None:  # it was answered elsewhere, or left
             self._loader.leave(served.model_id, served.waiter)
+        if served.has_walked:
+            served.walk.let_go()
         if copy is not None:
             effects = self._copies.release(copy, now)
             if effects:

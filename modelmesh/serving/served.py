@@ -6,7 +6,7 @@ ends it, for nobody else will: a runtime that is told of it drops the call witho
 it has begun comes before an unload in any case.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from modelmesh.cache.copy import Copy
@@ -23,15 +23,23 @@ class Ended(Protocol):
     def ended(self, served: "Served", code: str, response_bytes: int) -> None: ...
 
 
+class Asked(Protocol):
+    """The call at a peer. `superseded`: its failure counts no more, somebody else was asked."""
+
+    superseded: bool
+    give_up: Callable[[], None] | None
+
+
 class Walk:
     """What a call has behind it that was not answered where it came in.
 
     `tried`: instances that refused or failed it. `attempt`: how often it was handed on or waited
     for in vain. `resent`: it was sent again after a daemon vanished or fell silent with it.
-    `failure`: what the last of them said, if it says something of the model or of room.
+    `failure`: what the last of them said, if it says something of the model or of room. `asked`:
+    at whom it is now; `silent`: at whom it was before, and may be still.
     """
 
-    __slots__ = ("asked_store", "attempt", "failure", "resent", "tried")
+    __slots__ = ("asked", "asked_store", "attempt", "failure", "resent", "silent", "tried")
 
     def __init__(self) -> None:
         self.tried: list[str] = []
@@ -39,6 +47,15 @@ class Walk:
         self.asked_store = False
         self.resent = False
         self.failure: Failure | None = None
+        self.asked: Asked | None = None
+        self.silent: Asked | None = None
+
+    def let_go(self) -> None:
+        """The call has ended: whoever still works on it may stop."""
+        for asked in (self.asked, self.silent):
+            if asked is not None and asked.give_up is not None:
+                asked.give_up()  # nothing, where it was answered
+        self.asked = self.silent = None
 
 
 class Served(Passing):
@@ -99,6 +116,11 @@ class Served(Passing):
     @property
     def asked_store(self) -> bool:
         return self._walk is not None and self._walk.asked_store
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether the caller has a part of the answer."""
+        return self._sent_bytes > 0
 
     @property
     def gone(self) -> bool:

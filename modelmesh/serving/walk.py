@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from modelmesh.domain.fleet import Hops, Intent
-from modelmesh.errors import Code, Failure, Fault, Reason
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.tasks import spawn
 from modelmesh.peers.door import Peers
 from modelmesh.policy.resending import IDEMPOTENT_HEADER, after_failure, is_idempotent
@@ -70,7 +70,7 @@ class Others:
             record = view.record(served.model_id)
             if record is not None:
                 view.note_sent(peer_id, view.weigh(served.model_id, record).size_bytes)
-        answer = _Answer(self, served, peer_id, decision.intent)
+        answer = walk.asked = _Answer(self, served, peer_id, decision.intent)
         answer.give_up = self._peers.call(
             peer_id,
             Hops(decision.intent, view.me, tuple(walk.tried)),
@@ -86,15 +86,17 @@ class Others:
     async def _ask(self, served: Served) -> None:
         try:
             await self._look(served.model_id)
-        except Exception as error:
-            log.warning("a model could not be looked for", model=served.model_id, error=str(error))
-        if not served.gone:
-            self._again(served)
+        except MeshError as error:  # "not found" would be a guess
+            served.finish(error.failure)
+            return
+        except Exception:
+            log.exception("a model could not be looked for", model=served.model_id)
+        self._again(served)
 
     def not_loaded(self, served: Served, failure: Failure) -> None:
         bound = served.hops.intent is not Intent.ANY
         if bound or not after_failure(failure, idempotent=False, resent=False).again:
-            served.finish(failure)
+            self._end(served, failure)
             return
         walk = served.walk
         walk.attempt += 1
@@ -108,19 +110,33 @@ class Others:
         before = served.walk.failure if served.has_walked else None
         if before is not None and failure.code is Code.UNAVAILABLE:
             failure = before
-        served.finish(failure)
+        self._end(served, failure)
+
+    def _end(self, served: Served, failure: Failure, metadata: Metadata = NO_METADATA) -> None:
+        """Nobody else is asked. A daemon that fell silent with the call may still answer it (its
+        link is watched): then its word counts, whatever it is."""
+        silent = served.walk.silent if served.has_walked else None
+        if silent is None:
+            served.finish(
+                _for_callers(failure) if served.hops.intent is Intent.ANY else failure, metadata
+            )
+            return
+        log.info("a call waits for a silent daemon", model=served.model_id)
+        served.walk.silent, served.walk.asked = None, silent
+        silent.superseded = False
 
     # --- what comes back
 
     def failed(self, answer: "_Answer", failure: Failure, metadata: Metadata) -> None:
         """A peer's answer is a failure."""
         served, peer_id = answer.served, answer.instance_id
-        if answer.superseded:
-            return  # it was asked of another one meanwhile
         walk = served.walk
+        if answer.superseded:  # it was asked of another one meanwhile
+            walk.silent = None
+            return
         decided = after_failure(failure, idempotent=idempotent(served.call), resent=walk.resent)
-        if not decided.again:
-            served.finish(_for_callers(failure), metadata)
+        if not decided.again or served.has_sent:
+            self._end(served, failure, metadata)
             return
         if failure.executed:
             walk.resent = True  # a connection broke: who is dead refuses the next one at once
@@ -138,10 +154,12 @@ class Others:
         """The peer fell silent with the call: who may be repeated is, once."""
         served = answer.served
         walk = served.walk
-        if served.gone or answer.superseded or walk.resent or not idempotent(served.call):
+        once = walk.resent or served.has_sent or not idempotent(served.call)
+        if once or served.gone or answer.superseded:
             return
         log.info("a call is sent again", model=served.model_id, silent=answer.instance_id)
         walk.resent = answer.superseded = True
+        walk.silent = answer
         walk.tried.append(answer.instance_id)
         self._again(served)
 
