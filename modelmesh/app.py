@@ -42,7 +42,6 @@ from modelmesh.registry.tables import TabledStore
 from modelmesh.serving import static
 from modelmesh.serving.gauges import read_gauges
 from modelmesh.serving.instance import Instance
-from modelmesh.serving.management import Management
 from modelmesh.serving.parts import Parts
 from modelmesh.settings import Settings
 from modelmesh.storage.local import LocalStorage
@@ -101,7 +100,7 @@ class App:
         self._store = await open_store(settings)
         daemon = self._daemon = self._make_daemon(self._store)
         await daemon.start()
-        await self._open_ports(daemon.parts, daemon.management)
+        await self._open_ports(daemon)
         await self._join(daemon)
         await static.register(models_to_have, daemon.management, wall_ms())
         self._why_not_ready = ""
@@ -141,11 +140,12 @@ class App:
         self._why_not_ready = "another instance is leaving"
         await daemon.until_clear(_CLEAR_S)
 
-    async def _open_ports(self, parts: Parts, management: Management) -> None:
-        settings, instance = self.settings, self.instance
+    async def _open_ports(self, daemon: Daemon) -> None:
+        settings, parts, management = self.settings, daemon.parts, daemon.management
         grpc_port = self._grpc_port = GrpcPort(
-            instance,
+            daemon.named,
             management,
+            daemon.vmodels,
             lambda: not self._why_not_ready,
             wall_ms,
             multi_parallelism=settings.multi_parallelism,
@@ -155,7 +155,7 @@ class App:
         )
         codes = handler_with(settings.status_codes)
         scrape = operations.scrape if self.metrics_spec.port is not None else None
-        rest = codes(rest_handler(instance, management, self._rest_tasks, scrape))
+        rest = codes(rest_handler(daemon.named, management, self._rest_tasks, scrape))
         limits = http_limits(settings)
         await self._listen("rest", Http1Server(rest, limits), settings.rest_port)
         if self.metrics_spec.port is not None:

@@ -58,7 +58,7 @@ class Admin:
 
     async def _list(self, asked: pb.ListModelsRequest) -> pb.ListModelsResponse:
         left = min(asked.page_size or PAGE_MODELS, MOST_PAGE_MODELS)
-        after = _after(asked.page_token, asked.prefix)
+        after = after_of(asked.page_token, asked.prefix)
         response = pb.ListModelsResponse()
         size_bytes = 0
         while True:
@@ -67,12 +67,12 @@ class Admin:
                 row = _row(view)
                 size_bytes += row.ByteSize()
                 if size_bytes > PAGE_BYTES and response.models:
-                    response.next_page_token = _token(response.models[-1].model_id)
+                    response.next_page_token = token_after(response.models[-1].model_id)
                     return response
                 response.models.append(row)
             left -= len(views)
             if not after or left <= 0:
-                response.next_page_token = _token(after) if after else ""
+                response.next_page_token = token_after(after) if after else ""
                 return response
             await asyncio.sleep(0)
 
@@ -162,11 +162,12 @@ def _explanation(model_id: str, explained: Explained) -> pb.ExplainModelResponse
     )
 
 
-def _token(after: str) -> str:
+def token_after(after: str) -> str:
+    """What asks for the page that starts after this id."""
     return urlsafe_b64encode(_TOKEN + after.encode()).decode()
 
 
-def _after(token: str, prefix: str) -> str:
+def after_of(token: str, prefix: str) -> str:
     """The id after which the page starts; INVALID_ARGUMENT if the token is not one of ours."""
     if not token:
         return ""

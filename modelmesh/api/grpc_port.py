@@ -6,10 +6,10 @@ What is unknown to every service goes to `Inference.pass_on`: a runtime may know
 from collections.abc import Callable
 from typing import Final
 
-from modelmesh.api import admin, health, inference, management, reflection
+from modelmesh.api import admin, health, inference, management, reflection, vmodels
 from modelmesh.api.asking import Tasks
 from modelmesh.api.dispatch import Dispatch
-from modelmesh.api.management_face import Management
+from modelmesh.api.management_face import Management, VModelManagement
 from modelmesh.api.serving_face import Serving
 from modelmesh.wire.transport import Handler, StreamingKinds
 
@@ -33,6 +33,7 @@ class GrpcPort:
         self,
         serving: Serving,
         management_room: Management,
+        vmodels_room: VModelManagement,
         ready: Callable[[], bool],
         wall_ms: Callable[[], int],
         *,
@@ -44,6 +45,7 @@ class GrpcPort:
         calls = inference.Inference(serving, management_room, tasks, ready, multi_parallelism)
         methods = {
             **management.ModelMesh(management_room, tasks, wall_ms).methods(),
+            **vmodels.VModels(vmodels_room, tasks, wall_ms).methods(),
             **admin.Admin(management_room, tasks, wall_ms).methods(),
             **self._health.methods(),
             **self._reflection.methods(),

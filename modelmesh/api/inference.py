@@ -105,7 +105,7 @@ class Inference:
         if there.names:
             self._ask(there, call)
         else:
-            self._serving.infer(
+            self._serving.infer_named(
                 _in_message(call), _without_ours(call, there), balanced=there.balanced
             )
 
@@ -121,13 +121,12 @@ class Inference:
     def _ask(self, there: Address, call: Call) -> None:
         """Ask the model that the headers name, or each of them."""
         call = _without_ours(call, there)
-        if there.vmodel:
-            raise not_found("vmodel not found")
         names = there.names
+        infer = self._serving.infer_vmodel if there.vmodel else self._serving.infer
         if len(names) == 1:
-            self._serving.infer(names[0], call, balanced=there.balanced)
+            infer(names[0], call, balanced=there.balanced)
         else:
-            ask = partial(self._serving.infer, balanced=there.balanced)
+            ask = partial(infer, balanced=there.balanced)
             parallelism = self._multi_parallelism
             FanOut(ask, names, call, parallelism, all_required=there.all_required).start()
 
@@ -147,7 +146,7 @@ class Inference:
     def _model_ready(self, call: Call) -> None:
         """An unknown model is not ready; of an error, Triton's clients would make an exception."""
         asked = parsed(pb.ModelReadyRequest, call.body)
-        ready = self._serving.ready(_named(call, asked.name)).ready
+        ready = self._serving.ready(self._named(call, asked.name)).ready
         call.reply.answer(pb.ModelReadyResponse(ready=ready).SerializeToString())
 
     async def _index(self, asked: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
@@ -167,7 +166,7 @@ class Inference:
     def _load(self, call: Call) -> None:
         asked = parsed(pb.RepositoryModelLoadRequest, call.body)
         # KServe puts the model's name into field 1, Triton into field 2 (1 is then its repository).
-        model_id = _named(call, asked.model_name or asked.repository_name)
+        model_id = self._named(call, asked.model_name or asked.repository_name)
 
         async def load() -> Answer:
             await self._management.load(model_id)
@@ -178,7 +177,7 @@ class Inference:
 
     def _unload(self, call: Call) -> None:
         asked = parsed(pb.RepositoryModelUnloadRequest, call.body)
-        model_id = _named(call, asked.model_name or asked.repository_name)
+        model_id = self._named(call, asked.model_name or asked.repository_name)
 
         async def unload() -> Answer:
             await self._management.unload(model_id)
@@ -186,6 +185,21 @@ class Inference:
             return response.SerializeToString(), NO_METADATA
 
         self._tasks.answer(call, unload)
+
+    def _named(self, call: Call, name: str) -> str:
+        """The model of a call whose message is decoded: that of its headers, else this name."""
+        there = address(call.metadata)
+        if len(there.names) > 1:
+            raise invalid("this method takes one model")
+        name = there.names[0] if there.names else name
+        if not name:
+            raise MeshError(_NAMELESS)
+        if there.names and not there.vmodel:
+            return name
+        model_id = self._serving.resolve(name)
+        if there.vmodel and not model_id:
+            raise not_found("vmodel not found")
+        return model_id or name
 
 
 def _in_message(call: Call) -> str:
@@ -205,16 +219,3 @@ def _without_ours(call: Call, there: Address) -> Call:
     if there.passed is call.metadata or not call.metadata:
         return call
     return Call(call.kind, call.body, call.reply, there.passed, call.deadline)
-
-
-def _named(call: Call, name: str) -> str:
-    """The model of a call whose message is decoded: that of its headers, else this name."""
-    there = address(call.metadata)
-    if there.vmodel:
-        raise not_found("vmodel not found")
-    if len(there.names) > 1:
-        raise invalid("this method takes one model")
-    model_id = there.names[0] if there.names else name
-    if not model_id:
-        raise MeshError(_NAMELESS)
-    return model_id

@@ -2,7 +2,7 @@
 
 This face reads messages, judges what a caller may write, decides when a model counts as last used,
 and writes statuses. What registering and loading mean is the serving room's business. The service
-answers to its legacy name and method names too.
+answers to its legacy name and method names too. Its vmodels are in `vmodels`.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from modelmesh.api.dispatch import Method
 from modelmesh.api.management_face import Management
 from modelmesh.domain.names import EMPTY, refusal
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import MeshError, invalid, unimplemented
+from modelmesh.errors import MeshError, invalid
 from modelmesh.pb import model_mesh_pb2 as pb
 from modelmesh.serving.status import ModelStatus
 from modelmesh.wire.transport import Call
@@ -48,9 +48,6 @@ class ModelMesh:
             "deleteModel": unregister,
             "getModelStatus": self._tasks.method(pb.GetStatusRequest, self._status),
             "ensureLoaded": self._tasks.method_of_call(pb.EnsureLoadedRequest, self._ensure_loaded),
-            "setVModel": _vmodels,
-            "deleteVModel": _vmodels,
-            "getVModelStatus": _vmodels,
         }
         services = (SERVICE, LEGACY_SERVICE)
         return {f"/{service}/{name}": methods[name] for service in services for name in methods}
@@ -62,21 +59,21 @@ class ModelMesh:
         status = await self._management.register(
             asked.modelId, record, asked.loadNow, asked.sync, is_balanced(call.metadata)
         )
-        return _status_info(status)
+        return status_info(status)
 
     async def _unregister(self, asked: pb.UnregisterModelRequest) -> pb.UnregisterModelResponse:
         await self._management.unregister(given(asked.modelId))
         return pb.UnregisterModelResponse()
 
     async def _status(self, asked: pb.GetStatusRequest) -> pb.ModelStatusInfo:
-        return _status_info(await self._management.status(given(asked.modelId)))
+        return status_info(await self._management.status(given(asked.modelId)))
 
     async def _ensure_loaded(self, asked: pb.EnsureLoadedRequest, call: Call) -> pb.ModelStatusInfo:
         model_id, now_ms = given(asked.modelId), self._wall_ms()
         used_ms = min(asked.lastUsedTime or now_ms, now_ms)
         balanced = is_balanced(call.metadata)
         status = await self._management.ensure_loaded(model_id, used_ms, asked.sync, balanced)
-        return _status_info(status)
+        return status_info(status)
 
 
 def new_record(model_id: str, model_type: str, path: str, key: str, used_ms: int) -> ModelRecord:
@@ -103,7 +100,7 @@ def given(model_id: str) -> str:
     return model_id
 
 
-def _status_info(status: ModelStatus) -> pb.ModelStatusInfo:
+def status_info(status: ModelStatus) -> pb.ModelStatusInfo:
     info = pb.ModelStatusInfo
     return info(
         status=info.ModelStatus.Value(status.state.value),
@@ -117,7 +114,3 @@ def _status_info(status: ModelStatus) -> pb.ModelStatusInfo:
             for copy in status.copies
         ],
     )
-
-
-def _vmodels(_call: Call) -> None:
-    raise unimplemented("vmodels come with the fleet")

@@ -9,7 +9,9 @@ from typing import Protocol
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Failure
+from modelmesh.policy.transition import SetVModel
 from modelmesh.serving.status import Explained, ModelStatus, ModelView
+from modelmesh.serving.vmodels import VModelStatus, VModelView
 
 
 class Management(Protocol):
@@ -53,3 +55,19 @@ class Management(Protocol):
 
     async def explain(self, model_id: str) -> Explained:
         """What a request would meet now, and what would go for it. NOT_FOUND if there is none."""
+
+
+class VModelManagement(Protocol):
+    """Names that stand for one model now, and for another one soon."""
+
+    async def set_vmodel(self, request: SetVModel) -> VModelStatus:
+        """Make it stand for the target as soon as that is loaded; what is refused is raised."""
+
+    async def delete_vmodel(self, vmodel_id: str, owner: str) -> None:
+        """No failure if there is none, or it belongs to somebody else."""
+
+    async def vmodel_status(self, vmodel_id: str, owner: str) -> VModelStatus:
+        """NOT_FOUND if there is none, or it belongs to somebody else."""
+
+    def vmodel_page(self, prefix: str, after: str, limit: int) -> tuple[list[VModelView], str]:
+        """Vmodels in the order of their ids, and the id after which the next page starts, or ""."""

@@ -9,7 +9,7 @@ from typing import Final
 from modelmesh.api.addressing import BALANCED, NOWHERE, Address, address
 from modelmesh.api.rest_answers import NotFoundByName, model_name
 from modelmesh.api.serving_face import Serving
-from modelmesh.errors import invalid, not_found
+from modelmesh.errors import invalid
 from modelmesh.policy.resending import IDEMPOTENT_HEADER
 from modelmesh.wire.kinds import BINARY_HEADER, MODEL_ID, MODEL_ID_BIN
 from modelmesh.wire.transport import Call, Metadata, text
@@ -31,18 +31,19 @@ def infer(serving: Serving, kind: str, raw_name: str, call: Call) -> None:
     reply = call.reply
     if not serving.is_registered(model_id):
         reply = NotFoundByName(reply, model_id)
-    metadata = there.passed
-    serving.infer(
-        model_id, Call(kind, call.body, reply, metadata, call.deadline), balanced=there.balanced
-    )
+    call = Call(kind, call.body, reply, there.passed, call.deadline)
+    if there.vmodel:
+        serving.infer_vmodel(model_id, call, balanced=there.balanced)
+    elif there.names:
+        serving.infer(model_id, call, balanced=there.balanced)
+    else:
+        serving.infer_named(model_id, call, balanced=there.balanced)
 
 
 def _checked(metadata: Metadata, model_id: str) -> Address:
     """What the headers say, once they agree with the path and each other; `passed` is what the
     runtime and the mesh need of them."""
     there = address(metadata)
-    if there.vmodel:
-        raise not_found("vmodel not found")
     if there.names not in ((), (model_id,)):
         raise invalid("a header names another model than the URL does")
     for name, value in metadata:

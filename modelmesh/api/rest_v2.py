@@ -121,11 +121,12 @@ class RestV2:
     def _change(
         self, call: Call, model_id: str, action: str, change: Callable[[str], Awaitable[object]]
     ) -> None:
-        if not self._serving.is_registered(model_id):
+        resolved = self._serving.resolve(model_id) or model_id
+        if not self._serving.is_registered(resolved):
             raise MeshError(answers.unknown(model_id))
 
         async def work() -> Answer:
-            await change(model_id)
+            await change(resolved)
             return orjson.dumps({"name": model_id, action: True}), NO_METADATA
 
         self._tasks.answer(call, work)

@@ -19,11 +19,20 @@ class Serving(Protocol):
         The call's kind says what its body is (see wire.kinds); NOT_FOUND if there is no such model.
         """
 
+    def infer_vmodel(self, vmodel_id: str, call: Call, *, balanced: bool = False) -> None:
+        """The same on the model that this vmodel stands for now; NOT_FOUND if there is none."""
+
+    def infer_named(self, name: str, call: Call, *, balanced: bool = False) -> None:
+        """The same on the vmodel of this name, or else on the model."""
+
+    def resolve(self, vmodel_id: str) -> str:
+        """The model that a vmodel stands for now; "" if there is no such vmodel."""
+
     def is_registered(self, model_id: str) -> bool:
         """Whether there is such a model."""
 
-    def ready(self, model_id: str) -> Readiness:
-        """Whether a request would be served; asking never loads."""
+    def ready(self, name: str) -> Readiness:
+        """Whether a request by this name would be served; asking never loads."""
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Registered models whose id starts so, in the order of their ids."""

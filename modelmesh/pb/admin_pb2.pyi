@@ -130,3 +130,37 @@ class UnloadModelResponse(_message.Message):
     WAS_LOADED_FIELD_NUMBER: _ClassVar[int]
     was_loaded: bool
     def __init__(self, was_loaded: _Optional[bool] = ...) -> None: ...
+
+class VModel(_message.Message):
+    __slots__ = ("vmodel_id", "active_model_id", "target_model_id", "owner", "state", "reason")
+    VMODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    vmodel_id: str
+    active_model_id: str
+    target_model_id: str
+    owner: str
+    state: str
+    reason: str
+    def __init__(self, vmodel_id: _Optional[str] = ..., active_model_id: _Optional[str] = ..., target_model_id: _Optional[str] = ..., owner: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ListVModelsRequest(_message.Message):
+    __slots__ = ("prefix", "page_size", "page_token")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    page_size: int
+    page_token: str
+    def __init__(self, prefix: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListVModelsResponse(_message.Message):
+    __slots__ = ("vmodels", "next_page_token")
+    VMODELS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    vmodels: _containers.RepeatedCompositeFieldContainer[VModel]
+    next_page_token: str
+    def __init__(self, vmodels: _Optional[_Iterable[_Union[VModel, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -54,6 +54,11 @@ class AdminStub:
                 request_serializer=modelmesh_dot_pb_dot_admin__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=modelmesh_dot_pb_dot_admin__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
+        self.ListVModels = channel.unary_unary(
+                '/modelmesh.admin.v1.Admin/ListVModels',
+                request_serializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsRequest.SerializeToString,
+                response_deserializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -83,6 +88,12 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListVModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +116,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=modelmesh_dot_pb_dot_admin__pb2.UnloadModelRequest.FromString,
                     response_serializer=modelmesh_dot_pb_dot_admin__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'ListVModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVModels,
+                    request_deserializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsRequest.FromString,
+                    response_serializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -215,6 +231,33 @@ class Admin:
             '/modelmesh.admin.v1.Admin/UnloadModel',
             modelmesh_dot_pb_dot_admin__pb2.UnloadModelRequest.SerializeToString,
             modelmesh_dot_pb_dot_admin__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmesh.admin.v1.Admin/ListVModels',
+            modelmesh_dot_pb_dot_admin__pb2.ListVModelsRequest.SerializeToString,
+            modelmesh_dot_pb_dot_admin__pb2.ListVModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,13 +64,9 @@ async def _no_look(_key: str) -> None:
 def fresh_look(store: TabledStore, answers: Callable[[], bool]) -> Look:
     """Reads of vmodels that the table has too: it may be late with a transition.
 
-    A vmodel that was read is not read again for a second, unless the table has heard of it.
+    Only that there is none is remembered (a second): one whose model is said to be gone has moved.
     """
-
-    async def read(key: str) -> None:
-        await store.get(key)  # and the store's tables see it
-
-    looks = Looks(lambda _key: None, read, answers)
+    looks = Looks(lambda _key: None, store.get, answers)  # and the store's tables see what it reads
     store.table(VMODELS).subscribe(looks.forget)
     return looks.look
 

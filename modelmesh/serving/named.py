@@ -51,14 +51,14 @@ class Named:
     def draining(self, draining: bool) -> None:
         self._instance.draining = draining
 
-    def infer_named(self, name: str, call: Call, balanced: bool = False) -> None:
+    def infer_named(self, name: str, call: Call, *, balanced: bool = False) -> None:
         """Answer the call on the vmodel of this name, or else on the model. Never raises."""
         if name not in self._vmodels and name in self._models:
             self._instance.infer(name, call, balanced=balanced)
         else:
             _Asked(self, name, call, balanced, certain=False).go()
 
-    def infer_vmodel(self, vmodel_id: str, call: Call, balanced: bool = False) -> None:
+    def infer_vmodel(self, vmodel_id: str, call: Call, *, balanced: bool = False) -> None:
         """Answer the call on the model that this vmodel stands for. Never raises."""
         _Asked(self, vmodel_id, call, balanced, certain=True).go()
 

@@ -10,7 +10,9 @@ from modelmesh.api.grpc_port import GrpcPort
 from modelmesh.cache.decisions import Candidate, Decision, Explanation, Fate, Verdict
 from modelmesh.cache.decisions import State as CacheState
 from modelmesh.domain.records import ModelRecord
+from modelmesh.domain.vmodels import VModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, not_found
+from modelmesh.policy.transition import SetVModel, VModelState, owns, state_of
 from modelmesh.serving.status import (
     CopyStatus,
     Explained,
@@ -19,6 +21,7 @@ from modelmesh.serving.status import (
     Readiness,
     State,
 )
+from modelmesh.serving.vmodels import VModelStatus, VModelView
 from modelmesh.wire.awaiting import FutureReply, ask
 from modelmesh.wire.loopback import LoopbackCaller
 from modelmesh.wire.transport import (
@@ -46,6 +49,8 @@ class Rooms:
     loaded: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
     draining: bool = False
+    vmodels: dict[str, VModelRecord] = field(default_factory=dict)
+    set_requests: list[SetVModel] = field(default_factory=list)
     inferred: list[tuple[str, Call]] = field(default_factory=list)
     balanced: list[bool] = field(default_factory=list)  # of each call, and of each wish to load
     answers: dict[str, bytes] = field(default_factory=dict)  # of models that have one of their own
@@ -75,10 +80,24 @@ class Rooms:
         else:
             call.reply.finish(not_found().failure)
 
+    def infer_vmodel(self, vmodel_id: str, call: Call, *, balanced: bool = False) -> None:
+        if vmodel_id in self.vmodels:
+            self.infer(self.vmodels[vmodel_id].active_id, call, balanced=balanced)
+        else:
+            call.reply.finish(not_found("vmodel not found").failure)
+
+    def infer_named(self, name: str, call: Call, *, balanced: bool = False) -> None:
+        self.infer(self.resolve(name) or name, call, balanced=balanced)
+
+    def resolve(self, vmodel_id: str) -> str:
+        vmodel = self.vmodels.get(vmodel_id)
+        return vmodel.active_id if vmodel is not None else ""
+
     def is_registered(self, model_id: str) -> bool:
         return model_id in self.records
 
-    def ready(self, model_id: str) -> Readiness:
+    def ready(self, name: str) -> Readiness:
+        model_id = self.resolve(name) or name
         known, failed = model_id in self.records, model_id in self.failing
         return Readiness(known, known and not failed, "not a model" if failed else "")
 
@@ -166,6 +185,40 @@ class Rooms:
         order = (Candidate("old", 0.5, 100, Fate.EVICT), Candidate("new", 2.0, 50, Fate.IN_USE))
         explanation = Explanation(CacheState.NEW, decision, order)
         return Explained(explanation, self.state(model_id), 1000, 150, 7)
+
+    # --- vmodels
+
+    async def set_vmodel(self, request: SetVModel) -> VModelStatus:
+        self.set_requests.append(request)
+        if request.target_id == "refused":
+            raise MeshError(Failure(Code.FAILED_PRECONDITION, "not that one"))
+        before = self.vmodels.get(request.vmodel_id)
+        active_id = before.active_id if before is not None else request.target_id
+        self.vmodels[request.vmodel_id] = VModelRecord(active_id, request.target_id, request.owner)
+        return await self.vmodel_status(request.vmodel_id, "")
+
+    async def delete_vmodel(self, vmodel_id: str, owner: str) -> None:
+        if owns(self.vmodels.get(vmodel_id), owner):
+            del self.vmodels[vmodel_id]
+
+    async def vmodel_status(self, vmodel_id: str, owner: str) -> VModelStatus:
+        record = self.vmodels.get(vmodel_id)
+        if record is None or not owns(record, owner):
+            return VModelStatus(VModelState.NOT_FOUND)
+        target = await self.status(record.target_id) if record.transitioning else None
+        return VModelStatus(
+            state_of(record, owner), record.active_id, record.target_id, record.owner,
+            await self.status(record.active_id), target,
+        )  # fmt: skip
+
+    def vmodel_page(self, prefix: str, after: str, limit: int) -> tuple[list[VModelView], str]:
+        names = [n for n in sorted(self.vmodels) if n.startswith(prefix) and n > after]
+        views = [
+            VModelView(n, r.active_id, r.target_id, r.owner, state_of(r, ""))
+            for n in names[:limit]
+            for r in [self.vmodels[n]]
+        ]
+        return views, names[limit - 1] if names[limit:] else ""
 
     def state(self, model_id: str) -> State:
         if model_id not in self.records:
@@ -292,4 +345,4 @@ def stream(handler: Handler, kind: str, *messages: bytes) -> Stream:
 
 def grpc_port(daemon: Rooms) -> GrpcPort:
     """The gRPC port of this daemon, on a clock that stands still."""
-    return GrpcPort(daemon, daemon, lambda: not daemon.draining, lambda: NOW_MS)
+    return GrpcPort(daemon, daemon, daemon, lambda: not daemon.draining, lambda: NOW_MS)

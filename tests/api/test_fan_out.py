@@ -136,7 +136,7 @@ async def test_methods_about_one_model_take_one() -> None:
 async def test_so_many_at_a_time_and_the_next_when_one_has_answered() -> None:
     daemon = rooms("a", "b", "c", "d")
     daemon.hold = set("abcd")
-    port = GrpcPort(daemon, daemon, lambda: True, lambda: NOW_MS, multi_parallelism=2)
+    port = GrpcPort(daemon, daemon, daemon, lambda: True, lambda: NOW_MS, multi_parallelism=2)
     reply = FutureReply()
     port.handler([Call(MODEL_INFER, b"", reply, naming("a", "b", "c", "d"))])
     assert list(daemon.held) == ["a", "b"]
@@ -153,7 +153,7 @@ async def test_the_first_failure_and_a_caller_that_leaves_end_what_is_under_way(
     for leaves in (False, True):
         daemon = rooms("a", "b", "c")
         daemon.hold = set("abc")
-        port = GrpcPort(daemon, daemon, lambda: True, lambda: NOW_MS, multi_parallelism=2)
+        port = GrpcPort(daemon, daemon, daemon, lambda: True, lambda: NOW_MS, multi_parallelism=2)
         reply = FutureReply()
         port.handler([Call(MODEL_INFER, b"", reply, naming("a", "b", "c"))])
         told: list[str] = []

@@ -132,9 +132,6 @@ EMPTY = (Code.INVALID_ARGUMENT, "must provide non-empty modelId")
             "registerModel", b"\x0a\x03\xed\xa0\xbe",  # half a surrogate pair
             (Code.INVALID_ARGUMENT, "malformed RegisterModelRequest"),
         ),
-        ("setVModel", b"", (Code.UNIMPLEMENTED, "vmodels come with the fleet")),
-        ("deleteVModel", b"\xff", (Code.UNIMPLEMENTED, "vmodels come with the fleet")),
-        ("getVModelStatus", b"", (Code.UNIMPLEMENTED, "vmodels come with the fleet")),
     ],
 )  # fmt: skip
 async def test_refused(method: str, body: bytes, said: tuple[Code, str]) -> None:

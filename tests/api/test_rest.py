@@ -61,6 +61,15 @@ class FakeServing:
         else:
             call.reply.finish(Failure(Code.NOT_FOUND, "model not found"))
 
+    def infer_vmodel(self, vmodel_id: str, call: Call, *, balanced: bool = False) -> None:
+        call.reply.finish(Failure(Code.NOT_FOUND, "vmodel not found"))
+
+    def infer_named(self, name: str, call: Call, *, balanced: bool = False) -> None:
+        self.infer(name, call, balanced=balanced)
+
+    def resolve(self, vmodel_id: str) -> str:
+        return ""
+
     def is_registered(self, model_id: str) -> bool:
         return model_id in self.models
 

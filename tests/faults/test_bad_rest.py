@@ -313,7 +313,7 @@ FRAMING: Final[list[tuple[str, tuple[bytes, ...], int]]] = [
     ("TLS", (bytes.fromhex("16030100f8010000f40303") + bytes(64),), 400),
     ("gzip", post(GOOD_PATH, GOOD_V1, b"content-encoding: gzip"), 400),
     ("another model in a header", post(GOOD_PATH, GOOD_V1, b"mm-model-id: calm-1"), 400),
-    ("a vmodel in a header", post(GOOD_PATH, GOOD_V1, b"mm-vmodel-id: v"), 404),
+    ("a vmodel in a header", post(GOOD_PATH, GOOD_V1, b"mm-vmodel-id: v"), 400),
     ("both in headers", post(GOOD_PATH, GOOD_V1, b"mm-model-id: iris", b"mm-vmodel-id: v"), 400),
     ("an empty id in a header", post(GOOD_PATH, GOOD_V1, b"mm-model-id:"), 400),
     ("an id in a header that is not base64", post(GOOD_PATH, GOOD_V1, b"mm-model-id-bin: !"), 400),
