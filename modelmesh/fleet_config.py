@@ -42,6 +42,6 @@ class FleetDoors:
     peers: Peers
     answers: Callable[[], bool]
     look: Callable[[str], Awaitable[object]]
-    on_answers: Callable[[Callable[[bool], None]], object]
-    on_restored: Callable[[Callable[[], None]], object]
+    on_answers: Callable[[Callable[[bool], None]], Callable[[], None]]
+    on_restored: Callable[[Callable[[], None]], Callable[[], None]]
     accept_restore: Callable[[], int] = lambda: 0

@@ -6,9 +6,10 @@ A daemon alone has none of this. Nothing but wiring belongs here: no decision, n
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from random import Random
+from typing import Any
 
 import structlog
 
@@ -20,7 +21,13 @@ from modelmesh.fleet_config import FleetDoors, MemberConfig
 from modelmesh.observe.tasks import logged, spawn, stop
 from modelmesh.peers.port import PeerPort
 from modelmesh.policy.placement import likely_replaced
-from modelmesh.policy.routing import FleetRequest, FleetRoute, RoutingLimits, route_in_fleet
+from modelmesh.policy.routing import (
+    FleetRequest,
+    FleetRoute,
+    LoadHere,
+    RoutingLimits,
+    route_in_fleet,
+)
 from modelmesh.registry.claims import CopyRecords
 from modelmesh.registry.membership import Membership
 from modelmesh.registry.store import MODELS, VMODELS, Event
@@ -69,7 +76,8 @@ class Member:
         )
         self.claims = FleetClaims(self.records, lambda: self.view, wall_ms, config.load_timeout_s)
         self._tasks = Tasks()
-        self._unsubscribe: Callable[[], None] = lambda: None
+        self._subscribed: list[Callable[[], None]] = []
+        self._at_work: dict[str, asyncio.Task[None]] = {}  # by name, what the store's news began
         self._address = ""
         self._limits = RoutingLimits(
             load_timeout_s=config.load_timeout_s,
@@ -103,7 +111,10 @@ class Member:
 
     def decide(self, served: FleetRequest, now: float) -> FleetRoute:
         """Where a call goes."""
-        return route_in_fleet(self.view, served, now, self._rng.random, self._limits)
+        decision = route_in_fleet(self.view, served, now, self._rng.random, self._limits)
+        if isinstance(decision, LoadHere):
+            self.view.note_begun(served.model_id)
+        return decision
 
     def attach(self, instance: Instance, management: FleetManagement) -> PeerPort:
         """Join the daemon's parts to the fleet; returns what answers on the peer port."""
@@ -154,9 +165,11 @@ class Member:
         and joins as soon as the store answers.
         """
         self._address = address
-        self._unsubscribe = self.membership.subscribe(self._instances_changed)
-        self._doors.on_answers(self._store_answers)
-        self._doors.on_restored(self._restored)
+        self._subscribed = [
+            self.membership.subscribe(self._instances_changed),
+            self._doors.on_answers(self._store_answers),
+            self._doors.on_restored(self._restored),
+        ]
         try:
             await self._take_part()
         except MeshError as error:
@@ -217,13 +230,15 @@ class Member:
 
     async def leave(self, bound_s: float) -> None:
         """Say what is left to say, take our record away, and let go."""
-        self._unsubscribe()
-        await stop(self._joining)
+        for unsubscribe in self._subscribed:
+            unsubscribe()
+        await stop(self._joining, *self._at_work.values())
         if self.membership.joined:
             await self.rounds.stop()
-            for copy in self._parts.copies:
-                self.records.gone(copy.model_id)
-            await self.records.flush(min(bound_s, 2.0))
+            if not self.ended.is_set():  # else who has our name now may have copies
+                for copy in self._parts.copies:
+                    self.records.gone(copy.model_id)
+                await self.records.flush(min(bound_s, 2.0))
             await self.membership.leave()
         await self._tasks.close()
         await self.records.close()
@@ -249,10 +264,16 @@ class Member:
     def _store_answers(self, answers: bool) -> None:
         """After an outage the daemons win for copies: say what is loaded here."""
         if answers:
-            spawn(logged(self._say_everything(), "say copies"), "say copies")
+            self._begin("say copies", self._say_everything)
 
     def _restored(self) -> None:
-        spawn(logged(self._say_everything(), "say copies"), "say copies")
+        self._begin("say copies", self._say_everything)
+
+    def _begin(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it now, unless it is under way."""
+        if name not in self._at_work:
+            task = self._at_work[name] = spawn(logged(work(), name), name)
+            task.add_done_callback(lambda _: self._at_work.pop(name, None))
 
     async def _say_everything(self) -> None:
         if self.membership.joined:
@@ -260,7 +281,7 @@ class Member:
         await self.rounds.janitor.sweep()
 
     def _replaced(self) -> None:
-        spawn(self._join_anew(), "join anew")
+        self._begin("join anew", self._join_anew)
 
     async def _join_anew(self) -> None:
         """Somebody else has our id: if he answers he keeps it, and we end."""

@@ -59,6 +59,7 @@ class Membership:
         self._record: InstanceRecord | None = None
         self._revision = 0  # of our own record, as we last wrote or saw it
         self._lease = 0
+        self._left = False
         self._keeper: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._decoded: dict[str, tuple[int, InstanceRecord]] = {}
@@ -108,8 +109,11 @@ class Membership:
     async def publish(self, record: InstanceRecord) -> None:
         """Write what we say of ourselves now; our epoch and start stay as they are.
 
-        A record that is no longer ours is left alone, and `replaced` is told.
+        A record that is no longer ours is left alone, and `replaced` is told. Who has left says
+        nothing more.
         """
+        if self._left:
+            return
         ours = self.record
         record = replace(record, epoch=ours.epoch, start_ms=ours.start_ms)
         async with self._writing:
@@ -117,6 +121,7 @@ class Membership:
 
     async def leave(self) -> None:
         """Take our record away at once (bounded by the store's own bound; never raises)."""
+        self._left = True
         await stop(self._keeper)
         if self._lease:
             try:

@@ -177,6 +177,12 @@ class FleetView(View):
         """A load was sent there (or begun here)."""
         self._placing.note(instance_id, size_bytes)
 
+    def note_begun(self, model_id: str) -> None:
+        """A load of it begins here: what this instance has published does not say so yet."""
+        record = self.record(model_id)
+        if record is not None:
+            self.note_sent(self.me, self.weigh(model_id, record).size_bytes)
+
     def published(self, instance_id: str) -> None:
         """That instance has a new record."""
         self._placing.published(instance_id)
