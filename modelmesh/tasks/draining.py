@@ -25,7 +25,7 @@ class Drained:
     held: int = 0  # another instance had one already
     moved: int = 0
     refused: int = 0
-    left: int = 0  # not reached within the bound
+    left: int = 0  # not done within the bound
 
 
 class Drain:
@@ -46,7 +46,7 @@ class Drain:
         """Hand over what can be handed over within the bound."""
         end = asyncio.get_running_loop().time() + bound_s
         waiting = list(reversed(self._by_worth()))
-        drained = Drained()
+        there_were, drained = len(waiting), Drained()
 
         async def work() -> None:
             while waiting:
@@ -57,7 +57,7 @@ class Drain:
                 await asyncio.gather(*(work() for _ in range(AT_ONCE)))
         except TimeoutError:
             pass
-        drained.left = len(waiting)
+        drained.left = there_were - drained.held - drained.moved - drained.refused
         log.info(
             "copies handed over", held=drained.held, moved=drained.moved,
             refused=drained.refused, left=drained.left,
@@ -73,6 +73,9 @@ class Drain:
             there = await self._another_copy(model_id, bound_s)
         except MeshError as error:
             log.info("nobody takes a copy", model=model_id, failure=error.failure.message)
+            there = ""
+        except Exception:  # whatever it is, this daemon goes, and the others have to be handed over
+            log.exception("a copy could not be handed over", model=model_id)
             there = ""
         if there:
             drained.moved += 1

@@ -77,10 +77,13 @@ class Janitor:
             return False
         if loaded and self._me not in record.loaded_in:
             self._words.loaded(model_id)
-        elif not loaded and self._me in record.instance_ids and not self._here.is_coming(model_id):
+        elif self._is_named(record) and not loaded and not self._here.is_coming(model_id):
             self._words.gone(model_id)
         elif self._wall_ms() - record.failed_in.get(self._me, self._wall_ms()) > self._expiry_ms:
             self._words.forgiven(model_id)
         else:
             return False
         return True
+
+    def _is_named(self, record: ModelRecord) -> bool:
+        return self._me in record.instance_ids or self._me in record.loaded_in
