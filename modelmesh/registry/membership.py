@@ -22,6 +22,7 @@ import structlog
 
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
+from modelmesh.observe.spells import Spell
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.registry.store import INSTANCES, LEADER, Compare, Entry, Event, Put
 from modelmesh.registry.tables import TabledStore
@@ -114,10 +115,9 @@ class Membership:
         """
         if self._left:
             return
-        ours = self.record
-        record = replace(record, epoch=ours.epoch, start_ms=ours.start_ms)
-        async with self._writing:
-            await self._put(record)
+        async with self._writing:  # only now: a joining that is under way gives us a new epoch
+            ours = self.record
+            await self._put(replace(record, epoch=ours.epoch, start_ms=ours.start_ms))
 
     async def leave(self) -> None:
         """Take our record away at once (bounded by the store's own bound; never raises)."""
@@ -186,13 +186,15 @@ class Membership:
 
     async def _keep_for_ever(self) -> None:
         pause_s = self._ttl_s / 3
+        unkept = Spell(log, "the lease could not be kept")
         while True:
             await asyncio.sleep(pause_s)
             try:
                 await self._keep()
+                unkept.over()
                 pause_s = self._ttl_s / 3
             except MeshError as error:
-                log.warning("the lease could not be kept", failure=error.failure.message)
+                unkept.goes_on(failure=error.failure.message)
                 pause_s = RETRY_S
 
     async def _keep(self) -> None:

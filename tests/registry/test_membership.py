@@ -105,6 +105,33 @@ def test_one_who_was_replaced_notices_and_can_join_anew() -> None:
     run(main())
 
 
+class Slow(MemoryStore):
+    """Its leases take a second to be had."""
+
+    async def grant(self, ttl_s: float) -> int:
+        await asyncio.sleep(1)
+        return await super().grant(ttl_s)
+
+
+def test_what_is_published_while_joining_anew_keeps_the_new_epoch() -> None:
+    async def main() -> None:
+        async with Slow() as store:
+            a = member(store, "a")
+            before = await a.join(record("h:1"), silent)
+            joining = asyncio.ensure_future(a.rejoin())
+            await asyncio.sleep(0.5)
+            await a.publish(replace(record("h:1"), model_count=7))
+            await joining
+            found = await store.get(INSTANCES + "a")
+            assert found is not None
+            after = InstanceRecord.from_json(found.value)
+            assert after.model_count == 7
+            assert after.epoch > before.epoch
+            await a.leave()
+
+    run(main())
+
+
 def test_a_revoked_lease_is_replaced_by_the_next_look() -> None:
     async def main() -> None:
         async with MemoryStore() as store:
