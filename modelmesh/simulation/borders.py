@@ -5,13 +5,14 @@ it is. Calls to a daemon run as that daemon, and answers run as the one who aske
 of one would stop when the other is killed.
 """
 
+import asyncio
 from collections.abc import Callable
 
-from modelmesh.errors import Failure
+from modelmesh.errors import Failure, MeshError
 from modelmesh.peers.headers import HEALTH
 from modelmesh.peers.memory import MemoryLink
 from modelmesh.simulation.clock import Life
-from modelmesh.wire.replies import Passing
+from modelmesh.wire.replies import OpenReply, Passing, unavailable
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Handler, Metadata, Reply
 
 
@@ -31,6 +32,43 @@ class Answering(Passing):
     def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
         if not self._life.dead:
             self._life.post(self._reply.finish, failure, metadata)
+
+
+class Asked(OpenReply):
+    """The reply of a caller outside the fleet. That he has left is news at the daemon only when
+    the daemon hears of it; what comes after that he does not hear."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    @property
+    def slow(self) -> bool:
+        return False
+
+    def answer(self, body: Body, metadata: Metadata = NO_METADATA) -> None:
+        if not self.gone:
+            self.end()
+            if not self.future.done():
+                self.future.set_result(bytes(body))
+
+    def send(self, message: Body) -> None:
+        """A prediction is one message."""
+
+    def finish(self, failure: Failure | None = None, metadata: Metadata = NO_METADATA) -> None:
+        if not self.gone:
+            self.end()
+            self.lose(failure or unavailable(executed=True))
+
+    def lose(self, failure: Failure) -> None:
+        """The caller hears of this, whatever the daemon does."""
+        if not self.future.done():
+            self.future.set_exception(MeshError(failure))
+
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        callback()
 
 
 class BorderLink:

@@ -51,6 +51,7 @@ class Checker:
         self._promises = promises
         self._broken = broken
         self._in_use = 0
+        self._twice = 0
         self._newest: dict[tuple[str, str], int] = {}
         self._bad_loads: dict[tuple[str, str], int] = {}
         world.ledger.load_begins = self._load_begins
@@ -74,6 +75,10 @@ class Checker:
         if len(in_use) > self._in_use:
             self._broken(f"I5: unloaded while in use: {in_use[self._in_use :]}")
             self._in_use = len(in_use)
+        twice = self._world.forwarded_twice
+        if len(twice) > self._twice:
+            self._broken(f"hops: forwarded twice: {twice[self._twice :]}")
+            self._twice = len(twice)
 
     def _capacity(self, pod: Pod) -> None:
         ledger, runtime = pod.daemon.parts.copies.ledger, pod.runtime

@@ -7,6 +7,7 @@ from the loop, chance from the seed, and nothing iterates over what has no order
 """
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -29,6 +30,7 @@ from modelmesh.simulation.world import Answered, Parts, Pod, World
 CONVERGED_S: Final = 200.0
 _LOOK_S: Final = 2.0
 _GRACE_S: Final = 0.25  # a request ends by its deadline and this
+_LET_GO_S: Final = 20.0  # a connection that is silent is given up after 13 s
 _STOP_S: Final = 12.0
 
 Tell = Callable[[float, str], None]
@@ -78,13 +80,15 @@ def play(seed: int, options: Options | None = None, tell: Tell | None = None) ->
             asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         game.over = True
 
-    clock.run(_quiet(main))
+    collects = gc.isenabled()
+    gc.disable()  # a world lives for a second: its cycles can wait until it ends
+    try:
+        clock.run(main())
+    finally:
+        if collects:
+            gc.enable()
     outcome.wall_s = time.perf_counter() - started
     return outcome
-
-
-async def _quiet(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    await main()
 
 
 class _Game:
@@ -275,7 +279,10 @@ class _Game:
             await asyncio.wait(running, timeout=60.0)
         calm_s = self._loop.time()
         self._running.clear()
-        await asyncio.sleep(_GRACE_S)
+        for _ in range(round(_LET_GO_S / _GRACE_S)):
+            if not self.checker.leftovers():
+                break
+            await asyncio.sleep(_GRACE_S)
         for found in self.checker.leftovers():
             self.broken(found)
         while (apart := self.checker.apart()) and self._loop.time() - calm_s < CONVERGED_S:

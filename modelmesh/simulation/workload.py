@@ -19,7 +19,7 @@ from typing import Final
 
 from modelmesh.simulation.doors import behaviour
 
-REQUESTS_PER_S: Final = 2.0
+REQUESTS_PER_S: Final = 1.5
 # Every request may wait so long: several loads in a row, and a peer that has to be suspected.
 LEAST_TIMEOUT_S: Final = 15.0
 MOST_TIMEOUT_S: Final = 40.0
@@ -72,7 +72,7 @@ def workload(seed: int, scale: Scale) -> Workload:
     rng = Random(f"workload {seed}")
     pods = scale.pods or rng.choice((3, 3, 3, 4, 4, 5))
     count = scale.models or rng.randint(20, 60)
-    lasts_s = 60 * (scale.minutes or rng.choice((1.0, 1.5, 2.0, 3.0)))
+    lasts_s = 60 * (scale.minutes or rng.choice((0.5, 0.75, 1.0, 1.5, 2.0)))
     roomy, surprises = rng.random() < 0.6, rng.random() < 0.2
     models = tuple((f"m{n}", _key(rng, surprises)) for n in range(count))
     features = tuple(each for each in _FEATURES if rng.random() < 0.45)

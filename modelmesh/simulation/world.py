@@ -22,6 +22,7 @@ from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.fleet_config import FleetDoors
 from modelmesh.observe.metrics import Metrics
 from modelmesh.observe.tasks import spawn
+from modelmesh.peers.headers import SENDER
 from modelmesh.peers.members import Members
 from modelmesh.peers.memory import MemoryNetwork
 from modelmesh.policy.resending import IDEMPOTENT_HEADER
@@ -29,13 +30,12 @@ from modelmesh.registry.follower import Bounds
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.mirror import Mirror
 from modelmesh.settings import Settings
-from modelmesh.simulation.borders import BorderLink, border
+from modelmesh.simulation.borders import Asked, BorderLink, border
 from modelmesh.simulation.clock import Life, WorldsOwn
 from modelmesh.simulation.doors import REQUEST_ID, TYPE, Ledger, SimulatedRuntime, SimulatedStorage
 from modelmesh.simulation.store import SharedStore, StoreLink
-from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
-from modelmesh.wire.transport import Call
+from modelmesh.wire.transport import Call, text
 
 # The wall clock of a simulation begins in 2026; it need not begin anywhere else.
 WALL_START_MS: Final = 1_767_225_600_000
@@ -61,7 +61,7 @@ class Pod:
     ready: bool = False
     accepts: bool = False  # its public port is open
     leaving: bool = False
-    callers: dict[FutureReply, None] = field(default_factory=dict)  # from outside, and open
+    callers: dict[Asked, None] = field(default_factory=dict)  # from outside, and open
 
     @property
     def alive(self) -> bool:
@@ -120,6 +120,8 @@ class World:
         self.network.loop = self.own  # type: ignore[assignment]  # all that it uses of a loop
         self.pods: dict[str, Pod] = {}  # those that live
         self.hops = 0
+        self.asked_of: dict[str, str] = {}  # request: the daemon that its caller asked
+        self.forwarded_twice: list[str] = []
         self.why_not_started = ""
         self.requests = 0
         self._parts = parts or Parts()
@@ -177,6 +179,9 @@ class World:
 
     def _came(self, call: Call) -> None:
         self.hops += 1
+        request, sender = text(call.header(REQUEST_ID)), text(call.header(SENDER))
+        if request and self.asked_of.get(request, sender) != sender:
+            self.forwarded_twice.append(f"request {request}, by {sender}")
 
     def _daemon(
         self, instance_id: str, mirror: Mirror, runtime: SimulatedRuntime, peers: Members
@@ -234,7 +239,7 @@ class World:
         if pod.link in self.shared.links:
             self.shared.links.remove(pod.link)
         for reply in list(pod.callers):
-            reply.finish(_LOST)
+            reply.lose(_LOST)
         del self.pods[pod.instance_id]
 
     def pause(self, instance_id: str) -> None:
@@ -303,20 +308,20 @@ class World:
         for instance_id in instance_ids:
             pod = self.pods.get(instance_id)
             if pod is not None and pod.accepts:
+                self.asked_of[request_id] = instance_id
                 return await self._call(pod, model_id, metadata, deadline)
         return Answered(None, _REFUSED, "")
 
     async def _call(
         self, pod: Pod, model_id: str, metadata: tuple[tuple[str, str], ...], deadline: float
     ) -> Answered:
-        reply, life = FutureReply(), pod.life
+        reply, life = Asked(), pod.life
         call = Call(V1_PREDICT, b"{}", reply, metadata, deadline)
         pod.callers[reply] = None
         life.post(pod.daemon.instance.infer, model_id, call)
         try:
             async with asyncio.timeout_at(deadline):
-                messages = await reply.future
-            return Answered(bytes(messages[0]), None, pod.instance_id)
+                return Answered(await reply.future, None, pod.instance_id)
         except MeshError as error:
             return Answered(None, error.failure, pod.instance_id)
         except TimeoutError:
