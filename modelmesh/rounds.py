@@ -154,4 +154,5 @@ class Rounds:
         return await self._store.get(INSTANCES + instance_id) is not None
 
     async def ensure_loaded(self, model_id: str, last_used_ms: int) -> None:
-        await self._management.ensure_loaded(model_id, last_used_ms, sync=False)
+        never = 1  # 0 means now, and to load ahead is no use of it
+        await self._management.ensure_loaded(model_id, last_used_ms or never, sync=False)

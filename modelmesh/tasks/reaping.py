@@ -5,9 +5,10 @@ hundred thousand models cost many small ticks and never a long one. Who stops le
 he had noted; his successor begins anew, and nothing is lost but time.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -29,7 +30,8 @@ from modelmesh.registry.models import Models
 
 log = structlog.get_logger("tasks")
 
-PERIOD_S = 60.0
+PERIOD_S: Final = 60.0
+_CHUNK: Final = 200  # records decoded in one turn of the loop: about two milliseconds
 
 
 class Fleet(Protocol):
@@ -82,15 +84,14 @@ class Reaper:
         if not self._fleet.leads():
             self._forget()
             return
-        piece = list(islice(self._records(self._after), self._limits.most_looked))
-        live = self._fleet.instances()
-        for _, record in piece:
-            self._mentioned.update(record.instance_ids)
+        piece = await self._piece()
         found = sweep(piece, await self._gone(), self._wall_ms(), self._limits)
         await self._prune(found.prunes)
-        self._note_idle(piece, live)
-        more = len(piece) == self._limits.most_looked or found.after
-        self._after = found.after or (piece[-1][0] if piece and more else "")
+        live, looked = self._fleet.instances(), piece[: found.looked]  # the rest: next time
+        for _, record in looked:
+            self._mentioned.update(record.instance_ids, record.loaded_in)
+        self._note_idle(looked, live)
+        self._after = found.after
         if not self._after:
             await self._end_of_pass(live)
 
@@ -101,6 +102,15 @@ class Reaper:
         idle, self._idle = self._idle, {}
         for model_type, candidates in idle.items():
             await self._load_ahead(model_type, candidates, live)
+
+    async def _piece(self) -> list[tuple[str, ModelRecord]]:
+        """The next records; decoding them must not keep the loop from its requests."""
+        piece: list[tuple[str, ModelRecord]] = []
+        records = islice(self._records(self._after), self._limits.most_looked)
+        while chunk := list(islice(records, _CHUNK)):
+            piece += chunk
+            await asyncio.sleep(0)
+        return piece
 
     def _records(self, after: str) -> Iterator[tuple[str, ModelRecord]]:
         """Records that can be read, in the order of their ids."""
@@ -118,10 +128,15 @@ class Reaper:
         return [each for each in late if not await self._fleet.exists(each)]
 
     async def _prune(self, prunes: tuple[Prune, ...]) -> None:
+        tidied = 0
         for prune in prunes:
-            await self._models.update(prune.model_id, prune.applied)
-        if prunes:
-            log.info("records tidied", count=len(prunes))
+            try:
+                await self._models.update(prune.model_id, prune.applied)
+                tidied += 1
+            except MeshError as error:  # the next pass comes by it again
+                log.info("not tidied", model=prune.model_id, failure=error.failure.message)
+        if tidied:
+            log.info("records tidied", count=tidied)
 
     def _note_idle(
         self, piece: list[tuple[str, ModelRecord]], live: Mapping[str, InstanceRecord]
