@@ -39,7 +39,7 @@ class Flight:
     turn: asyncio.Future[None]
     background: bool
     further: bool = False  # though others have a copy
-    claimed: bool = False  # the fleet knows that a copy is coming here
+    claimed: bool = False  # the fleet may know that a copy is coming here
     waiters: dict[Waiter, None] = field(default_factory=dict)  # in the order of their coming
     task: asyncio.Task[None] | None = None
     begun: bool = False

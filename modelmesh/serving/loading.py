@@ -213,8 +213,8 @@ class Loader:
 
     async def _load(self, flight: Flight) -> LoadedModel:
         record, model_id = flight.record, flight.model_id
+        flight.claimed = True  # also where this is cancelled while the claim is being written
         await self._claims.claim(model_id, further=flight.further)
-        flight.claimed = True
         local = await self._storage.fetch(model_id, record.path, record.key)
         request = LoadRequest(
             model_id, record.type, local.path, record.key, local.size_bytes, flight.background,

@@ -118,11 +118,13 @@ class PlayedPeers:
 class OfMany:
     """The member `ME`. Run it on a loop of virtual time; `close` it."""
 
-    def __init__(self, *others: str, capacity_bytes: int = 1000) -> None:
+    def __init__(
+        self, *others: str, capacity_bytes: int = 1000, store: MemoryStore | None = None
+    ) -> None:
         self.peers = PlayedPeers()
         self.peers.add(*others)
         self.runtime, self.storage = MemoryRuntime(), MemoryStorage()
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.models, self.copies = Models(self.store), Copies(capacity_bytes)
         self.answers = True  # the store
         self.looked: list[str] = []
