@@ -20,6 +20,7 @@ import structlog
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, MeshError
+from modelmesh.observe.spells import Spell
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.policy.claiming import Claiming, Contender, contender
 from modelmesh.registry.models import BULK_MODELS
@@ -79,6 +80,7 @@ class CopyRecords:
         self._wall_ms = wall_ms
         self._pending: dict[str, Said] = {}
         self._more = asyncio.Event()
+        self._late = Spell(log, "copy records wait for the store")
         self._written = asyncio.Event()  # nothing is pending
         self._written.set()
         self._writer = spawn(self._write_for_ever(), "copy records", eternal=True)
@@ -198,8 +200,10 @@ class CopyRecords:
             try:
                 await self._write()
             except MeshError as error:
-                log.warning("copy records wait for the store", failure=error.failure.message)
+                self._late.goes_on(failure=error.failure.message)
                 pause_s = RETRY_S
+            else:
+                self._late.over()
             if self._pending:
                 self._more.set()
             else:

@@ -14,6 +14,7 @@ import structlog
 
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.errors import MeshError
+from modelmesh.observe.spells import Spell
 from modelmesh.observe.tasks import spawn, stop
 
 log = structlog.get_logger("tasks")
@@ -58,6 +59,7 @@ class Publisher:
         self._published = published
         self._publish = publish
         self._task: asyncio.Task[None] | None = None
+        self._unpublished = Spell(log, "this instance could not be published")
 
     def start(self) -> None:
         self._task = spawn(self._run(), "publish this instance", eternal=True)
@@ -69,8 +71,9 @@ class Publisher:
         """Write it at once (a drain begins); a store that does not answer is logged."""
         try:
             await self._publish(self._describe())
+            self._unpublished.over()
         except MeshError as error:
-            log.warning("this instance could not be published", failure=error.failure.message)
+            self._unpublished.goes_on(failure=error.failure.message)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
