@@ -7,6 +7,7 @@ A daemon alone has none of this. Nothing but wiring belongs here: no decision, n
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Any
@@ -132,7 +133,7 @@ class Member:
         )
         management.attach(
             self.view, self.decide, self.remote, self._look, self.records.forgiven,
-            self._doors.accept_restore,
+            self._doors.accept_restore, self._reread,
         )  # fmt: skip
         self.rounds = Rounds(
             self._config, self._doors.store, self._parts, self.view, self.membership, self.records,
@@ -155,6 +156,12 @@ class Member:
 
     async def _look(self, model_id: str) -> object:
         return await self._doors.look(MODELS + model_id)
+
+    async def _reread(self, model_id: str) -> None:
+        """The table sees what the store knows now, though it knows the model already."""
+        if self._doors.answers():
+            with suppress(MeshError):  # then what the table has must do
+                await self._doors.store.get(MODELS + model_id)
 
     # --- being one of them
 
@@ -351,9 +358,10 @@ class Member:
             self._instance.infer(model_id, call, hops)
 
     async def _load_here(self, model_id: str, asked: dict[str, object]) -> Answer:
-        loaded = await self._management.load_here(
-            model_id, further=bool(asked.get("further")), sync=bool(asked.get("sync"))
-        )
+        further, sync = bool(asked.get("further")), bool(asked.get("sync"))
+        loaded = await self._management.load_here(model_id, further=further, sync=sync)
+        if loaded and sync and not further and self._doors.answers():
+            await self.records.flush(_SETTLE_S)  # who waited is told the model's state next
         return (b'{"loaded":true}' if loaded else b'{"loaded":false}'), NO_METADATA
 
     async def _unload_here(self, model_id: str) -> Answer:

@@ -62,14 +62,16 @@ class FleetManagement(Management):
         look: Callable[[str], Awaitable[object]],
         forgive: Callable[[str], None],
         accept_restore: Callable[[], int],
+        reread: Callable[[str], Awaitable[object]] | None = None,
     ) -> None:
-        """The others; to be said before the first call."""
+        """The others; to be said before the first call. `reread`: whatever the table has."""
         self._view = view
         self._decide = decide
         self._remote = remote
         self._look = look
         self._forgive = forgive
         self._accept_restore = accept_restore
+        self._reread = reread or look
 
     # --- states
 
@@ -286,6 +288,8 @@ class FleetManagement(Management):
         except MeshError as error:
             wish.refused(decision.instance_id)
             return error.failure
+        if sync:
+            await self._reread(model_id)  # it is loaded there, which our table may not know yet
         return None
 
 

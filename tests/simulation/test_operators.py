@@ -1,0 +1,46 @@
+"""What an operator is told by a fleet: states that are true at once, and logs that can be read."""
+
+from collections import Counter
+
+from structlog.testing import capture_logs
+
+from modelmesh.domain.records import ModelRecord
+from modelmesh.serving.status import State
+from modelmesh.simulation.doors import TYPE
+from modelmesh.simulation.world import World
+from tests.simulation.test_rounds import holders, key, use
+from tests.simulation.test_world import fleet
+
+
+def test_who_waited_for_a_load_elsewhere_is_told_that_it_is_loaded() -> None:
+    async def scenario(world: World) -> None:
+        elsewhere = 0
+        world.pods["a"].link.lose = 1.0  # its watch is as late as can be
+        for n in range(9):
+            name, management = f"m{n}", world.pods["a"].daemon.management
+            record = ModelRecord(TYPE, "", key(load_s=0.2))
+            status = await world.manage("a", management.register(name, record, True, True))
+            assert status.state is State.LOADED
+            elsewhere += "a" not in holders(world, name)
+            status = await world.manage("a", management.status(name))
+            assert {copy.state for copy in status.copies} == {State.LOADED}
+        assert elsewhere, "all were loaded here: the scenario shows nothing"
+
+    fleet(scenario)
+
+
+def test_an_outage_of_a_minute_is_a_handful_of_lines() -> None:
+    async def scenario(world: World) -> None:
+        await world.register("a", *((f"m{n}", "") for n in range(30)))
+        with capture_logs() as lines:
+            for pod in world.pods.values():
+                pod.link.cut()
+            for n in range(30):
+                await use(world, f"m{n}", 2, 1)
+            assert not world.pods["a"].mirror.answers, "the fault did not bite"
+        said = Counter(line["event"] for line in lines if line["log_level"] == "warning")
+        assert said["copy records wait for the store"] == 3, said
+        assert said["the lease could not be kept"] == 3, said
+        assert said["this instance could not be published"] <= 3, said
+
+    fleet(scenario)
