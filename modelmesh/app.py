@@ -102,7 +102,7 @@ class App:
         await daemon.start()
         await self._open_ports(daemon)
         await self._join(daemon)
-        await static.register(models_to_have, daemon.management, wall_ms())
+        await static.register(models_to_have, daemon.management, daemon.vmodels, wall_ms())
         self._why_not_ready = ""
         if self._grpc_port is not None:
             self._grpc_port.changed()

@@ -162,7 +162,8 @@ class Settings:
     data_dir: str = _s("data", "MM_DATA_DIR", "path",
         "registrations and nothing else", "tests/app/test_settings.py::test_data_dir")
     auto_register: str = _s("", "MM_AUTO_REGISTER_MODELS", "JSON",
-        "ModelMesh's static registration: a list of {modelId, modelInfo, ensureLoaded}",
+        "ModelMesh's static registration: a list of {modelId, modelInfo, ensureLoaded,"
+        " vModelId, retainAfterTransition}",
         "tests/app/test_settings.py::test_auto_register")
     auto_register_path: str = _s("", "MM_AUTO_REGISTER_MODELS_PATH", "path",
         "the same from a file; not both", "tests/app/test_settings.py::test_auto_register_path")

@@ -40,6 +40,7 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _serve(commands, argv)
     _up(commands)
     _models(commands)
+    _vmodels(commands)
     _infer(commands)
     version = commands.add_parser("version", help="the version of this program")
     version.add_argument("--json", action="store_true", help="for programs: stable keys")
@@ -92,13 +93,7 @@ def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
     models = commands.add_parser("models", help="register, list, status, explain, load...")
     actions = models.add_subparsers(dest="action", required=True, metavar="ACTION")
     _register(actions)
-    listing = _action(actions, "list", "registered models and where they stand, by name")
-    listing.add_argument("--prefix", default="", help="only ids that begin with this")
-    listing.add_argument("--all", action="store_true", help="every page, not just one")
-    listing.add_argument(
-        "--page-size", type=_whole, default=PAGE_SIZE, metavar="N", help="models a page [100]"
-    )
-    listing.add_argument("--page-token", default="", help="go on where another page ended")
+    _listing(actions, "registered models and where they stand, by name")
     for name, text in (
         ("status", "where a model stands and why; asking is no use of it"),
         ("explain", "what a request would meet now, and what would be evicted for it"),
@@ -107,6 +102,47 @@ def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
         ("unregister", "forget the model; no error if there is none"),
     ):
         _action(actions, name, text).add_argument("model_id", metavar="ID")
+
+
+def _vmodels(commands: "Commands[argparse.ArgumentParser]") -> None:
+    vmodels = commands.add_parser(
+        "vmodels", help="names that stand for one model now, and for another one soon"
+    )
+    actions = vmodels.add_subparsers(dest="action", required=True, metavar="ACTION")
+    setting = _action(actions, "set", "let a name stand for a model, as soon as that is loaded")
+    setting.add_argument("vmodel_id", metavar="NAME")
+    setting.add_argument("model_id", metavar="ID", help="the model")
+    setting.add_argument("--type", default="", help="register the model with this type")
+    setting.add_argument("--path", default="", help="and this path")
+    setting.add_argument("--key", default="", metavar="JSON", help="and this key")
+    setting.add_argument("--owner", default="", help="refused if the name is another owner's")
+    setting.add_argument("--expect", default="", metavar="ID", help="only if it goes there now")
+    for flag, text in (
+        ("--update-only", "only if the name exists"),
+        ("--auto-delete", "the model goes when no name stands for it any more"),
+        ("--load", "begin to load it"),
+        ("--sync", "wait until it answers, or cannot (4 minutes at most)"),
+        ("--force", "now, loaded or not"),
+    ):
+        setting.add_argument(flag, action="store_true", help=text)
+    for name, text in (
+        ("get", "what a name stands for, and how those models stand"),
+        ("delete", "forget the name; no error if there is none, or it is another owner's"),
+    ):
+        action = _action(actions, name, text)
+        action.add_argument("vmodel_id", metavar="NAME")
+        action.add_argument("--owner", default="", help="only if it is this owner's")
+    _listing(actions, "names and what they stand for, in order")
+
+
+def _listing(actions: "Commands[argparse.ArgumentParser]", text: str) -> None:
+    listing = _action(actions, "list", text)
+    listing.add_argument("--prefix", default="", help="only ids that begin with this")
+    listing.add_argument("--all", action="store_true", help="every page, not just one")
+    listing.add_argument(
+        "--page-size", type=_whole, default=PAGE_SIZE, metavar="N", help="rows a page [100]"
+    )
+    listing.add_argument("--page-token", default="", help="go on where another page ended")
 
 
 def _register(actions: "Commands[argparse.ArgumentParser]") -> None:

@@ -58,6 +58,10 @@ def _command(args: argparse.Namespace) -> Command:
             from modelmesh.cli.models import COMMANDS
 
             return COMMANDS[args.action]
+        case "vmodels":
+            from modelmesh.cli.vmodels import COMMANDS as VMODELS
+
+            return VMODELS[args.action]
         case "infer":
             from modelmesh.cli.infer import infer
 

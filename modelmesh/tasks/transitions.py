@@ -166,7 +166,7 @@ class Transitions:
             return
         ready = (
             (vmodel_id, record)
-            for vmodel_id in self._moving
+            for vmodel_id in self._moving  # those whose records can be read
             if self._is_ready(vmodel_id, now)
             and (record := self._vmodels.get(vmodel_id)) is not None
         )
@@ -196,6 +196,15 @@ class Transitions:
             _, before_s = self._pauses.get(vmodel_id, (0.0, 0.0))
             pause_s = min(max(2 * before_s, _FIRST_PAUSE_S), _LAST_PAUSE_S)
             self._pauses[vmodel_id] = self._clock() + pause_s, pause_s
+            if not self._has_failed(vmodel_id):
+                self._tried.pop(vmodel_id, None)  # the pause alone counts
+
+    def _has_failed(self, vmodel_id: str) -> bool:
+        try:
+            record = self._vmodels.get(vmodel_id)
+        except MeshError:
+            return True
+        return record is None or record.failed
 
     def _ended(self, vmodel_id: str, task: asyncio.Task[None]) -> None:
         running = self._running.get(vmodel_id)

@@ -54,7 +54,7 @@ class One:
         )
         loader.open(load_concurrency=8)
         self.loader, self.models = loader, models
-        parts = Parts(
+        parts = self.parts = Parts(
             models, copies, self.runtime, failures, loader, self.metrics, self.clock, changes
         )
         self.instance = Instance(parts, max_concurrent_calls=1000)
