@@ -3,6 +3,7 @@
 #   make run [GRPC_PORT=8033 REST_PORT=8008 METRICS_PORT=2112 DATA_DIR=data CAPACITY=bytes]
 #   make fleet [PODS=3 DATA_DIR=data BASE_PORT=port CAPACITY=bytes ETCD=url]   many of them, and an etcd
 #   make test    everything that must hold, `make check` inside it
+#   make simulate [SEEDS=100 FIRST_SEED=0 PLANT=name]   whole fleets with faults in virtual time
 #   make bench   the figures of the README, measured on this machine; bench-fleet: those of a fleet
 
 PYTHON ?= python3
@@ -18,8 +19,10 @@ METRICS_PORT ?= 2112
 DATA_DIR ?= data
 CAPACITY ?= 0
 PODS ?= 3
+SEEDS ?= 100
+FIRST_SEED ?= 0
 
-.PHONY: run fleet test check bench bench-fleet format protos docs pins clean
+.PHONY: run fleet simulate test check bench bench-fleet format protos docs pins clean
 
 run: $(VENV)/.run
 	@$(BIN)/python examples/quickstart.py --grpc-port $(GRPC_PORT) --rest-port $(REST_PORT) \
@@ -49,6 +52,10 @@ bench-fleet: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+simulate: $(VENV)/.run
+	@$(BIN)/python -m modelmesh simulate --seeds $(SEEDS) --first-seed $(FIRST_SEED) \
+		$(if $(PLANT),--plant $(PLANT))
 
 protos: $(VENV)/.test
 	$(BIN)/python protos/generate.py

@@ -42,6 +42,7 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _models(commands)
     _vmodels(commands)
     _infer(commands)
+    _simulate(commands)
     version = commands.add_parser("version", help="the version of this program")
     version.add_argument("--json", action="store_true", help="for programs: stable keys")
     version.set_defaults(version=__version__)
@@ -177,6 +178,33 @@ def _infer(commands: "Commands[argparse.ArgumentParser]") -> None:
         help=f"the daemon's REST port [MM_REST_ADDRESS, {REST_ADDRESS}]",
     )
     _common(infer)
+
+
+def _simulate(commands: "Commands[argparse.ArgumentParser]") -> None:
+    simulate = commands.add_parser(
+        "simulate",
+        help="play whole fleets with faults in virtual time, and look whether all promises hold",
+        description="Play seeds: each is a fleet of real daemons on doors in memory, with callers"
+        " and faults. A seed that violates something is replayed exactly with --seed.",
+    )
+    for flag, default, text in (
+        ("--seeds", 100, "how many seeds"),
+        ("--first-seed", 0, "where to begin"),
+        ("--pods", 0, "daemons; 0: the seed chooses"),
+        ("--models", 0, "models registered at the start; 0: the seed chooses"),
+        ("--jobs", os.cpu_count() or 1, "processes"),
+    ):
+        simulate.add_argument(
+            flag, type=int, default=default, metavar="N", help=f"{text} [{default}]"
+        )
+    simulate.add_argument("--seed", type=int, metavar="S", help="replay this one, event by event")
+    simulate.add_argument(
+        "--plant", default="", metavar="NAME", help="put this bug into the daemons, and find it"
+    )
+    simulate.add_argument(
+        "--minutes", type=float, default=0.0, metavar="M", help="of each; 0: the seed chooses [0]"
+    )
+    simulate.set_defaults(json=False)
 
 
 def _action(

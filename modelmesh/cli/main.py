@@ -54,6 +54,10 @@ def _command(args: argparse.Namespace) -> Command:
             from modelmesh.cli.up.command import up
 
             return up
+        case "simulate":
+            from modelmesh.cli.simulate import simulate
+
+            return simulate
         case "models":
             from modelmesh.cli.models import COMMANDS
 
