@@ -1,7 +1,7 @@
 """What an operator changes while the fleet runs: ModelMesh's keys below `config/`, plain text.
 
 A key that is absent, empty or makes no sense leaves the setting as it was at the start; what makes
-no sense is logged once for each value. Every daemon follows the same keys.
+no sense is logged once as long as it stands. Every daemon follows the same keys.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class DynamicConfig:
 
     def __init__(self, store: TabledStore) -> None:
         self._table = store.table(CONFIG)
-        self._told: set[tuple[str, str]] = set()
+        self._told: dict[str, str] = {}  # by key, the last value that made no sense
 
     def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Be told when any key has changed; returns the way to stop."""
@@ -67,7 +67,7 @@ class DynamicConfig:
         return entry.value.decode("utf-8", "replace").strip() if entry is not None else ""
 
     def _senseless(self, name: str, text: str, otherwise: T) -> T:
-        if text and (name, text) not in self._told:
-            self._told.add((name, text))
+        if text and self._told.get(name) != text:
+            self._told[name] = text
             log.warning("a dynamic setting makes no sense", name=name, value=text[:100])
         return otherwise
