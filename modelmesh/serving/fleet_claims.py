@@ -57,7 +57,11 @@ class FleetClaims:
             log.warning("loads unclaimed", model=model_id, failure=error.failure.message)
             return
         if isinstance(claim, Unregistered):
-            raise not_found()
+            if view.record(model_id) is None:
+                raise not_found()
+            # The store was restored, and is about to be offered what the table has kept.
+            log.warning("loads unclaimed", model=model_id, failure="the store lacks it")
+            return
         if not isinstance(claim, Claimed):
             await self._see(model_id, claim)
             raise MeshError(_held_by(claim))

@@ -16,14 +16,20 @@ NO_ANSWER = Failure(Code.UNAVAILABLE, "no answer", Fault.STORE)
 
 
 class Store(MemoryStore):
-    """Fails when told so; holds its answers to commits while `held`."""
+    """Fails when told so; holds its answers to commits while `held`.
+
+    `restored`: it has none of the keys any more that its table keeps.
+    """
 
     failure: Failure | None = None
+    restored = False
     held: asyncio.Event | None = None
 
     async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
         if self.failure is not None:
             raise MeshError(self.failure)
+        if self.restored:
+            return Committed(False, 1, tuple((each.key, None) for each in compares))
         done = await super().commit(compares, changes)
         if self.held is not None:
             await self.held.wait()
@@ -149,6 +155,19 @@ def test_what_is_registered_no_more_is_not_found() -> None:
         with pytest.raises(MeshError) as caught:
             await one.claims.claim("m", further=False)
         assert caught.value.failure.code is Code.NOT_FOUND
+        await one.close()
+
+    run(main())
+
+
+def test_what_a_restored_store_lacks_but_the_table_keeps_is_loaded() -> None:
+    async def main() -> None:
+        one = Member("a")
+        await one.register("m")
+        one.troubled.restored = True
+        one.peers.known.clear()
+        assert await answered(one.ask("m")) == b"m"
+        one.troubled.restored = False  # it was offered back
         await one.close()
 
     run(main())
