@@ -52,7 +52,7 @@ ONE_WAY: Final = Fault(hold_there=True)
 DEAF: Final = Fault(hold_back=True)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Connection:
     source: str
     writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]
@@ -154,6 +154,10 @@ class Link:
             near.reset()
             return
         connection = _Connection(source, (writer, far_writer))
+        if self._fault(source).refuse:  # meanwhile
+            self.struck["reset"] += 1
+            connection.reset()
+            return
         self._open.add(connection)
         loop = asyncio.get_running_loop()
         for way, source_of, sink in (("there", reader, far_writer), ("back", far_reader, writer)):
