@@ -3,7 +3,8 @@
 Reading is synchronous, from the table; a record is decoded when somebody asks for it, and the last
 asked-for are remembered. Every change is a compare-and-set against the store itself, tried again
 at once when somebody else was faster and given up (ABORTED) after a few rounds: each lost round
-means that another writer won one, so there is nothing to wait for.
+means that another writer won one, so there is nothing to wait for. Registrations that come one by
+one at the same time go together, as a bulk does (`gathering`).
 
 A model's key is `registry/` and its id as it is: ids may hold any characters.
 Must never load, place or judge a model: it knows records, not copies.
@@ -18,6 +19,7 @@ from cachetools import LRUCache
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, invalid
+from modelmesh.registry.gathering import Gathering
 from modelmesh.registry.keyspace import COMMIT_BYTES, is_utf8, key_bytes
 from modelmesh.registry.store import (
     MODELS,
@@ -38,6 +40,8 @@ ATTEMPTS: Final = 16
 
 # Models registered by one commit: etcd takes 128 operations in one.
 BULK_MODELS: Final = 100
+
+Named = tuple[str, ModelRecord]
 
 
 class Registration(StrEnum):
@@ -64,6 +68,9 @@ class Models:
         self._store = store
         self._table = store.table(MODELS)
         self._decoded: LRUCache[str, tuple[int, bytes, ModelRecord]] = LRUCache(decoded_records)
+        self._singles: Gathering[Named, Registration | Failure] = Gathering(
+            self.register_many, BULK_MODELS, "register models"
+        )
 
     def __len__(self) -> int:
         return len(self._table)
@@ -100,14 +107,12 @@ class Models:
 
     async def register(self, model_id: str, record: ModelRecord) -> Registration:
         """Add the model if it is new. An existing one is compared and left as it is."""
-        (outcome,) = await self.register_many([(model_id, record)])
+        outcome = await self._singles.put((model_id, record))
         if isinstance(outcome, Failure):
             raise MeshError(outcome)
         return outcome
 
-    async def register_many(
-        self, items: Sequence[tuple[str, ModelRecord]]
-    ) -> list[Registration | Failure]:
+    async def register_many(self, items: Sequence[Named]) -> list[Registration | Failure]:
         """Register each item as `register` does, many in one commit; outcomes in their order.
 
         Of an id that comes several times, the first counts and the others are compared with it.

@@ -18,7 +18,8 @@ from modelmesh.registry.sqlite import SqliteStore
 
 REGISTRATIONS = 2000
 
-# Registrations start a random number of turns late, so that they fall into many transactions.
+# Registrations start a random number of turns late, so that they fall into many transactions; each
+# is a commit of its own, as those of several callers need not be (`register` gathers them).
 CHILD = f"""
 import asyncio, os, random, signal, sys
 from modelmesh.domain.records import ModelRecord
@@ -37,7 +38,7 @@ async def main(path, seed, die_after):
         for _ in range(late):
             await asyncio.sleep(0)
         name = f"model-{{number}}"
-        await models.register(name, ModelRecord("dummy", path=name * 3, key=name))
+        await models.register_many([(name, ModelRecord("dummy", path=name * 3, key=name))])
         os.write(1, b"ack " + name.encode() + b"\\n")
         acknowledged += 1
         if acknowledged == die_after:

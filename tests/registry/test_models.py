@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
+from modelmesh.registry.keyspace import COMMIT_BYTES
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.models import ATTEMPTS, BULK_MODELS, ModelChange, Models, Registration
 from modelmesh.registry.store import MODELS, Change, Committed, Compare, Put
@@ -49,6 +50,31 @@ async def test_a_model_is_registered_once(models: Models, store: MemoryStore) ->
         assert await models.register("iris", other) is Registration.DIFFERENT
     assert models.get("iris") == IRIS
     assert table_revision(store) == 1
+
+
+@scenario
+async def test_those_that_register_together_share_commits_and_nothing_else(
+    models: Models, store: MemoryStore
+) -> None:
+    await models.register("old", IRIS)
+    before = table_revision(store)
+    huge = ModelRecord("sklearn", path="x" * (COMMIT_BYTES + 1))
+    other = ModelRecord("dummy")
+    given = [("new", IRIS), ("old", IRIS), ("old", other), ("new", other), ("huge", huge)]
+    given += [("", IRIS), *((f"m{n}", IRIS) for n in range(20))]
+    outcomes = await asyncio.gather(
+        *(models.register(*each) for each in given), return_exceptions=True
+    )
+    assert outcomes[:4] == [
+        Registration.CREATED,
+        Registration.SAME,
+        Registration.DIFFERENT,
+        Registration.DIFFERENT,
+    ]
+    assert all(isinstance(each, MeshError) for each in outcomes[4:6])
+    assert outcomes[6:] == [Registration.CREATED] * 20
+    # The huge one is refused on its own, so what comes before and after it are two commits.
+    assert table_revision(store) <= before + 2
 
 
 def table_revision(store: MemoryStore) -> int:
