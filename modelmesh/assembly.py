@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import structlog
+
 from modelmesh import __version__
 from modelmesh.errors import Code, Failure, MeshError, invalid
 from modelmesh.fleet_config import FleetDoors, MemberConfig
@@ -36,7 +38,11 @@ from modelmesh.wire.http1 import Http1Limits
 
 _CAPACITY_SHARE = 0.7  # of memory: hosts' bases, bodies and the daemon itself need the rest
 _MOST_SHARED_HOSTS = 8
+_ANY = ("0.0.0.0", "::", "[::]")  # every address of this machine: to listen at, not to call
 _HOST_OF_ITS_OWN_BYTES = 3 << 20  # a process host with a model of nothing (3.6 MiB were measured)
+
+
+log = structlog.get_logger("app")
 
 
 async def open_store(settings: Settings) -> TabledStore:
@@ -67,9 +73,35 @@ async def _open_etcd(settings: Settings, where: str) -> Mirror:
     config = parse_etcd(
         where, settings.service_name, _read_file, store_prefix=settings.kvstore_prefix
     )
+    log.info("registry", etcd=config.endpoints, below=config.root)
+    if hint := doubt_of_address(settings, config.endpoints):
+        log.warning("others may not reach this daemon", hint=hint)
     snapshot = _in_folder(settings.data_dir, "registry.snapshot")
     store = await EtcdStore.open(config)
     return await Mirror.open(store, Random(), snapshot_path=snapshot, confirm=DirectHealth())
+
+
+def doubt_of_address(settings: Settings, endpoints: Sequence[str]) -> str:
+    """Why others may not reach the peer port under the address that is published, or "".
+
+    INVALID_ARGUMENT where nobody can: whoever calls 0.0.0.0 reaches himself.
+    """
+    host = settings.peer_host or settings.host
+    if settings.peer_address or not (host in _ANY or _is_loopback(host)):
+        return ""
+    if host in _ANY:
+        name = "WKUBE_POD_IPADDR" if settings.peer_host else "MM_BIND_HOST"
+        raise invalid(
+            f"{name}={host} is no address at which other daemons could call this one:"
+            " set WKUBE_POD_IPADDR (or MM_PEER_ADDRESS) to one"
+        )
+    if all(_is_loopback(endpoint.rpartition(":")[0]) for endpoint in endpoints):
+        return ""
+    return f"etcd is elsewhere, but {host} is published: set WKUBE_POD_IPADDR or MM_PEER_ADDRESS"
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host in ("::1", "[::1]")
 
 
 def _number(version: str) -> int:
