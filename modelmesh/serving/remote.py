@@ -22,6 +22,9 @@ UNLOAD: Final = "peer:unload"
 _NO_ANSWER = Failure(
     Code.UNAVAILABLE, "the instance did not answer in time", Fault.PEER, retry_after_s=1.0
 )
+_NONSENSE = Failure(
+    Code.UNAVAILABLE, "the instance answered what cannot be understood", Fault.PEER, executed=True
+)
 
 
 class Remote:
@@ -69,7 +72,10 @@ class Remote:
             raise MeshError(_NO_ANSWER) from None
         finally:
             reply.leave()
-        return read(messages[0])
+        try:
+            return read(messages[0] if messages else b"")
+        except MeshError as error:
+            raise MeshError(_NONSENSE) from error
 
 
 def read(body: Body) -> dict[str, Any]:
