@@ -64,7 +64,7 @@ class Admin:
         while True:
             views, after = self._management.page(asked.prefix, after, min(left, _CHUNK))
             for view in views:
-                row = _row(view)
+                row = row_of(view)
                 size_bytes += row.ByteSize()
                 if size_bytes > PAGE_BYTES and response.models:
                     response.next_page_token = token_after(response.models[-1].model_id)
@@ -116,7 +116,8 @@ class Admin:
         return pb.UnloadModelResponse(was_loaded=was_loaded)
 
 
-def _row(view: ModelView) -> pb.Model:
+def row_of(view: ModelView) -> pb.Model:
+    """One model, as listings and events show it."""
     return pb.Model(
         model_id=view.model_id,
         type=view.type,
@@ -129,6 +130,11 @@ def _row(view: ModelView) -> pb.Model:
         reason=view.reason,
         warnings=view.warnings,
         in_use=view.in_use,
+        instances=view.instances,
+        min_copies=view.min_copies,
+        max_copies=view.max_copies,
+        pinned=view.pinned,
+        priority=view.priority,
     )
 
 

@@ -6,10 +6,11 @@ What is unknown to every service goes to `Inference.pass_on`: a runtime may know
 from collections.abc import Callable
 from typing import Final
 
-from modelmesh.api import admin, health, inference, management, reflection, vmodels
+from modelmesh.api import admin, fleet, health, inference, management, reflection, vmodels
 from modelmesh.api.asking import Tasks
 from modelmesh.api.dispatch import Dispatch
-from modelmesh.api.management_face import Management, VModelManagement
+from modelmesh.api.fleet_face import FleetFace
+from modelmesh.api.management_face import VModelManagement
 from modelmesh.api.serving_face import Serving
 from modelmesh.wire.transport import Handler, StreamingKinds
 
@@ -20,7 +21,7 @@ SERVICES: Final = (
     health.SERVICE,
     *reflection.SERVICES,
 )
-STREAMING: Final[StreamingKinds] = frozenset({health.WATCH, *reflection.INFO})
+STREAMING: Final[StreamingKinds] = frozenset({health.WATCH, fleet.WATCH, *reflection.INFO})
 
 
 class GrpcPort:
@@ -32,7 +33,7 @@ class GrpcPort:
     def __init__(
         self,
         serving: Serving,
-        management_room: Management,
+        management_room: FleetFace,
         vmodels_room: VModelManagement,
         ready: Callable[[], bool],
         wall_ms: Callable[[], int],
@@ -40,6 +41,7 @@ class GrpcPort:
         multi_parallelism: int = 4,
     ) -> None:
         self._tasks = tasks = Tasks()
+        self._fleet = fleet.Fleet(management_room, tasks)
         self._health = health.Health(SERVICES, ready)
         self._reflection = reflection.Reflection(SERVICES)
         calls = inference.Inference(serving, management_room, tasks, ready, multi_parallelism)
@@ -47,6 +49,7 @@ class GrpcPort:
             **management.ModelMesh(management_room, tasks, wall_ms).methods(),
             **vmodels.VModels(vmodels_room, tasks, wall_ms).methods(),
             **admin.Admin(management_room, tasks, wall_ms).methods(),
+            **self._fleet.methods(),
             **self._health.methods(),
             **self._reflection.methods(),
             **calls.methods(),
@@ -60,6 +63,7 @@ class GrpcPort:
     def drain(self) -> None:
         """The daemon is leaving: tell who watches, end the streams. Before the wire drains."""
         self._health.drain()
+        self._fleet.drain()
         self._reflection.drain()
 
     async def close(self) -> None:

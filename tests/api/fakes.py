@@ -11,17 +11,21 @@ from modelmesh.cache.decisions import Candidate, Decision, Explanation, Fate, Ve
 from modelmesh.cache.decisions import State as CacheState
 from modelmesh.domain.records import ModelRecord
 from modelmesh.domain.vmodels import VModelRecord
-from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, not_found
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, invalid, not_found
 from modelmesh.policy.transition import SetVModel, VModelState, owns, state_of
+from modelmesh.registry.models import ModelChange
+from modelmesh.serving.changes import Listener
 from modelmesh.serving.status import (
     CopyStatus,
     Explained,
+    InstanceView,
     ModelStatus,
     ModelView,
     Readiness,
     State,
 )
 from modelmesh.serving.vmodels import VModelStatus, VModelView
+from modelmesh.serving.wishes import WishChange, wished
 from modelmesh.wire.awaiting import FutureReply, ask
 from modelmesh.wire.loopback import LoopbackCaller
 from modelmesh.wire.transport import (
@@ -60,6 +64,9 @@ class Rooms:
     before_page: Callable[[], None] = lambda: None
     gate: asyncio.Event | None = None  # loads wait for it
     cancelled: int = 0
+    listeners: list[Listener] = field(default_factory=list)
+    there: list[InstanceView] = field(default_factory=list)
+    kept: int = 0  # of before a restore
 
     def __post_init__(self) -> None:
         self.answer: Body = b"answer"
@@ -176,7 +183,8 @@ class Rooms:
     def page(self, prefix: str, after: str, limit: int) -> tuple[list[ModelView], str]:
         self.before_page()
         names = list(islice((n for n in self.names(prefix) if n > after), limit + 1))
-        return [self.view(n) for n in names[:limit]], names[limit - 1] if names[limit:] else ""
+        views = [view for n in names[:limit] if (view := self.view(n)) is not None]
+        return views, names[limit - 1] if names[limit:] else ""
 
     async def explain(self, model_id: str) -> Explained:
         if model_id not in self.records:
@@ -227,9 +235,52 @@ class Rooms:
             return State.LOADED
         return State.LOADING_FAILED if model_id in self.failing else State.NOT_LOADED
 
-    def view(self, model_id: str) -> ModelView:
-        record = self.records[model_id]
-        return ModelView(model_id, record.type, record.path, record.key, self.state(model_id))
+    def view(self, model_id: str) -> ModelView | None:
+        record = self.records.get(model_id)
+        if record is None:
+            return None
+        return ModelView(
+            model_id,
+            record.type,
+            record.path,
+            record.key,
+            self.state(model_id),
+            min_copies=record.min_copies,
+            max_copies=record.max_copies,
+            pinned=record.pinned,
+            priority=record.priority,
+        )
+
+    # --- the fleet
+
+    async def set_wishes(self, model_id: str, change: WishChange) -> ModelView:
+        if model_id not in self.records:
+            raise not_found()
+        try:
+            self.records[model_id] = wished(self.records[model_id], change, alone=False)
+        except ValueError as error:
+            raise invalid(str(error)) from None
+        self.changed(model_id)
+        view = self.view(model_id)
+        assert view is not None
+        return view
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def changed(self, *model_ids: str, created: bool = False) -> None:
+        """Tell that these are other now, as they are."""
+        changes = [ModelChange(each, each in self.records, created) for each in model_ids]
+        for listener in self.listeners:
+            listener(changes)
+
+    def instances(self) -> list[InstanceView]:
+        return self.there
+
+    def accept_restore(self) -> int:
+        kept, self.kept = self.kept, 0
+        return kept
 
 
 def rooms(*model_ids: str) -> Rooms:
@@ -343,6 +394,13 @@ def stream(handler: Handler, kind: str, *messages: bytes) -> Stream:
     return opened
 
 
-def grpc_port(daemon: Rooms) -> GrpcPort:
+def grpc_port(daemon: Rooms, multi_parallelism: int = 4) -> GrpcPort:
     """The gRPC port of this daemon, on a clock that stands still."""
-    return GrpcPort(daemon, daemon, daemon, lambda: not daemon.draining, lambda: NOW_MS)
+    return GrpcPort(
+        daemon,
+        daemon,
+        daemon,
+        lambda: not daemon.draining,
+        lambda: NOW_MS,
+        multi_parallelism=multi_parallelism,
+    )

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from modelmesh.api.addressing import MOST_MODELS
 from modelmesh.api.fan_out import FanOut
-from modelmesh.api.grpc_port import GrpcPort
 from modelmesh.errors import Code, Failure, Fault, not_found
 from modelmesh.pb import inference_pb2 as pb
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import MODEL_INFER
 from modelmesh.wire.transport import Body, Call, Metadata
-from tests.api.fakes import LOAD_FAILED, NOW_MS, Rooms, call, grpc_port, refused, rooms
+from tests.api.fakes import LOAD_FAILED, Rooms, call, grpc_port, refused, rooms
 
 NONE_FOUND = (Code.NOT_FOUND, "none of the requested models were found")
 PASSED_ON = "/some.Service/Method"
@@ -136,7 +135,7 @@ async def test_methods_about_one_model_take_one() -> None:
 async def test_so_many_at_a_time_and_the_next_when_one_has_answered() -> None:
     daemon = rooms("a", "b", "c", "d")
     daemon.hold = set("abcd")
-    port = GrpcPort(daemon, daemon, daemon, lambda: True, lambda: NOW_MS, multi_parallelism=2)
+    port = grpc_port(daemon, multi_parallelism=2)
     reply = FutureReply()
     port.handler([Call(MODEL_INFER, b"", reply, naming("a", "b", "c", "d"))])
     assert list(daemon.held) == ["a", "b"]
@@ -153,7 +152,7 @@ async def test_the_first_failure_and_a_caller_that_leaves_end_what_is_under_way(
     for leaves in (False, True):
         daemon = rooms("a", "b", "c")
         daemon.hold = set("abc")
-        port = GrpcPort(daemon, daemon, daemon, lambda: True, lambda: NOW_MS, multi_parallelism=2)
+        port = grpc_port(daemon, multi_parallelism=2)
         reply = FutureReply()
         port.handler([Call(MODEL_INFER, b"", reply, naming("a", "b", "c"))])
         told: list[str] = []

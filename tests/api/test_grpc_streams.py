@@ -13,9 +13,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmesh.api import fleet
 from modelmesh.api.grpc_port import SERVICES, STREAMING, GrpcPort
 from modelmesh.api.reflection import INFO
 from modelmesh.api.streams import MOST_STREAMS
+from modelmesh.api.watching import MOST_WATCHES
 from modelmesh.errors import Code, Failure, Reason
 from modelmesh.wire.grpcio import GrpcServer
 from modelmesh.wire.transport import Call
@@ -116,8 +118,9 @@ async def test_a_watch_outlives_its_callers_last_message() -> None:
 @pytest.mark.parametrize("kind", sorted(STREAMING))
 async def test_streams_are_bounded_and_free_their_place(kind: str) -> None:
     port = grpc_port(rooms())
-    asked = service("") if kind == WATCH else b":\x00"
-    streams = [stream(port.handler, kind, asked) for _ in range(MOST_STREAMS)]
+    asked = b":\x00" if kind in INFO else b""
+    most = MOST_WATCHES if kind == fleet.WATCH else MOST_STREAMS
+    streams = [stream(port.handler, kind, asked) for _ in range(most)]
     await until(lambda: all(each.messages for each in streams))
     full = stream(port.handler, kind, asked)
     assert ended(await full.failure()) == (Code.RESOURCE_EXHAUSTED, "too many streams are open")
@@ -256,7 +259,7 @@ def test_any_bytes_are_answered_or_refused_and_never_break(kind: str) -> None:
     async def talk(messages: list[bytes]) -> Failure | None:
         opened = stream(handler, kind, *messages)
         opened.inbound.end()
-        if kind == WATCH and len(messages) == 1:
+        if kind in (WATCH, fleet.WATCH) and len(messages) == 1:
             await until(lambda: opened.messages or opened.reply.gone)
             opened.reply.leave()
         return None if opened.reply.gone else await opened.failure()
