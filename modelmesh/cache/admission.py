@@ -8,6 +8,9 @@ assured. Room is taken from idle models in the order of eviction, and only when
 * idle models and such as are in use would suffice: the idle ones go now, the others as they come
   to rest. To wait for an instant at which all are idle could take for ever.
 
+Models that are free to go come before the last copies of what is in demand; those that an operator
+keeps are no victims at all (`residents`).
+
 Where the rest would have to come from models in their minimum residency, nothing is evicted until
 that ends (`wait_until`): the cache would churn, and the wait may be given up before.
 """
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from modelmesh.cache.copy import Copy, Wanted
-from modelmesh.cache.decisions import Effect, Load, State, Unload, Why
+from modelmesh.cache.decisions import Decision, Effect, Load, State, Unload, Verdict, Why
 from modelmesh.cache.ledger import Ledger
 from modelmesh.cache.residents import Residents
 
@@ -40,6 +43,16 @@ class Plan:
     def effects(self) -> tuple[Effect, ...]:
         unloads = (Unload(copy.model_id, Why.EVICTED) for copy in self.victims)
         return (*unloads, *(Load(wanted.model_id, wanted.size_bytes) for wanted in self.loads))
+
+    def decision(self, place: int, begins: bool) -> Decision:
+        """What it means for the admission at this place of the queue, if it is not refused."""
+        if begins:
+            return Decision(Verdict.LOAD, "there is room", self.effects)
+        if place < self.assured:
+            return Decision(Verdict.WAIT, "waits for unloads to end", self.effects)
+        behind = place - self.assured
+        reason = self.held_up + (f", behind {behind} others" if behind else "")
+        return Decision(Verdict.WAIT, reason, self.effects, self.wait_until)
 
 
 def take(candidates: Iterator[Copy], needed_bytes: int) -> tuple[list[Copy], list[Copy]]:
@@ -94,10 +107,14 @@ def plan(
             return Plan(tuple(loads), tuple(victims), assured, held_up, wait_until)
         if supply < 0:
             batch, spared = take(candidates, -supply)
-            victims.extend(batch)
-            candidates = chain(spared, candidates)
             batch_bytes = sum(copy.size_bytes for copy in batch)
             supply += batch_bytes
+            if supply < 0:
+                collect, held_up, wait_until = _hold_up(-supply, ledger, young)
+                victims.extend(batch if collect else ())
+                return Plan(tuple(loads), tuple(victims), assured, held_up, wait_until)
+            victims.extend(batch)
+            candidates = chain(spared, candidates)
             idle -= batch_bytes
         assured += 1
         claim = max(0, wanted.size_bytes - own.size_bytes) if own else wanted.size_bytes

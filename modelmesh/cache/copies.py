@@ -14,14 +14,15 @@ What always holds:
 * loading + loaded + unloading + stuck reservations + overhead <= capacity, except for a debt that
   was only learnt (see ledger); a debt is paid before anything is admitted.
 * A copy in use is never unloaded: one that must go takes no more calls and is unloaded after the
-  last. One in its minimum residency (ten times its own load time) goes for a debt only.
+  last. One in its minimum residency (ten times its own load time) goes for a debt only, and so
+  does one that is never to go (`keep_by`): a debt that is not paid costs more than one model.
 * One Load at a time for a model; none while an earlier copy of it is on its way out.
 
 There is no clock and no I/O here: `now` is the caller's monotonic time in seconds, and no event
 may carry an earlier one than the event before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from math import inf
 
@@ -32,23 +33,23 @@ from modelmesh.cache.admission import Plan, plan, take
 from modelmesh.cache.copy import Copy, Remembered, Wanted
 from modelmesh.cache.costs import TypeCosts, median_of, with_load
 from modelmesh.cache.decisions import (
-    Candidate,
     Decision,
     Effect,
     Explanation,
-    Fate,
     Refuse,
     State,
     Unload,
     Verdict,
     Why,
 )
+from modelmesh.cache.explaining import candidates
 from modelmesh.cache.ledger import Ledger
 from modelmesh.cache.queue import Queue
 from modelmesh.cache.rates import NEVER, rate_per_s
 from modelmesh.cache.residents import Residents
 from modelmesh.errors import Failure
 from modelmesh.policy.eviction import POLICIES
+from modelmesh.policy.scaling import Keeping, weighted
 
 Effects = tuple[Effect, ...]
 
@@ -83,6 +84,10 @@ class Copies:
         self._memory: LRUCache[str, Remembered] = LRUCache(remembered)
         self._types = TypeCosts()
         self._pressed = False  # somebody waits, or there is a debt: a release may matter
+
+    def keep_by(self, keeping: Callable[[str], Keeping]) -> None:
+        """How an eviction is to treat a model here; asked when victims are chosen."""
+        self._residents.keeping = keeping
 
     # --- looking
 
@@ -140,6 +145,11 @@ class Copies:
         self._residents.settle()
         return self._worth(copy, now)
 
+    def rate_per_s(self, model_id: str, now: float) -> float:
+        """How often it is used, lately; 0 if it is not loaded."""
+        copy = self._copies.get(model_id)
+        return rate_per_s(copy.use_level, now, self._half_life_s) if copy is not None else 0.0
+
     def victim_worth(self, now: float) -> float:
         """The worth of what would go next if one more came; 0 while there is room to spare."""
         if self.ledger.free_bytes * _SPARE_SHARE > self.ledger.capacity_bytes:
@@ -188,16 +198,9 @@ class Copies:
         wanted = Wanted(model_id, model_type, self._size_of(model_id, size_bytes), background)
         decision = self._decide(wanted, now, deadline)[0]
         victims = {effect.model_id for effect in decision.effects if isinstance(effect, Unload)}
-        order: list[Candidate] = []
         self._residents.settle()
-        for copy in self._residents:
-            if len(order) >= most and not victims:
-                break
-            fate = _fate(copy, victims, now)
-            victims.discard(copy.model_id)
-            worth = self._worth(copy, now)
-            order.append(Candidate(copy.model_id, worth, copy.size_bytes, fate))
-        return Explanation(self.state(model_id), decision, tuple(order))
+        order = candidates(self._residents, victims, self._worth, most, now)
+        return Explanation(self.state(model_id), decision, order)
 
     def withdraw(self, model_id: str, now: float) -> Effects:
         """Nobody waits for it any more: drop it if its load has not been emitted."""
@@ -300,6 +303,15 @@ class Copies:
         self.ledger.overhead_bytes = overhead_bytes
         return (*self._refuse_hopeless(), *self._pump(now))
 
+    def prioritise(self, model_id: str, priority: int) -> None:
+        """The operator's priority of the model, if it is here."""
+        copy = self._copies.get(model_id)
+        if copy is None or copy.priority == priority:
+            return
+        copy.priority = priority
+        if copy.state is State.LOADED:
+            self._residents.refile(copy)
+
     def set_capacity(self, capacity_bytes: int, now: float) -> Effects:
         self.ledger.capacity_bytes = capacity_bytes
         return (*self._refuse_hopeless(), *self._pump(now))
@@ -349,12 +361,16 @@ class Copies:
             failure = self._refusal(wanted, found, place, now, deadline)
             if failure is not None:
                 return _refused(failure), None
-        return _decision(found, place, begins), found
+        return found.decision(place, begins), found
 
     def _refusal(
         self, wanted: Wanted, found: Plan, place: int, now: float, deadline: float
     ) -> Failure | None:
         """Why it must not even wait, if so."""
+        if place >= found.assured:  # it is held up: do those that may go give it room at all?
+            left_bytes = self.ledger.usable_bytes - self._residents.kept_bytes()
+            if wanted.size_bytes > left_bytes:
+                return refusals.kept(wanted.size_bytes, left_bytes)
         wait_s = found.wait_until - now if place >= found.assured else 0.0
         if wait_s > 0 and found.wait_until + self._expected_load_s(wanted) > deadline:
             return refusals.churn(wait_s)
@@ -363,7 +379,8 @@ class Copies:
         return None
 
     def _worth(self, copy: Copy, now: float) -> float:
-        return rate_per_s(copy.use_level, now, self._half_life_s) * copy.load_s / copy.size_bytes
+        rate = rate_per_s(copy.use_level, now, self._half_life_s)
+        return weighted(rate * copy.load_s / copy.size_bytes, copy.priority)
 
     def _expected_load_s(self, wanted: Wanted) -> float:
         loads_s = self._memory.get(wanted.model_id, _NOTHING_KNOWN).loads_s
@@ -405,15 +422,21 @@ class Copies:
         shortage = -self.ledger.free_bytes - self.ledger.unloading_bytes
         if shortage <= 0:
             return ()
-        if grown is not None:
-            idle_bytes = self.ledger.loaded_bytes - self.ledger.in_use_bytes
-            others_bytes = idle_bytes - (0 if grown.in_use else grown.size_bytes)
-            if others_bytes < shortage:
-                return self._retire(grown, Why.GREW)
+        kept = list(self._residents.kept(now))
+        if grown is not None and self._must_go(grown, shortage, kept):
+            return self._retire(grown, Why.GREW)
         young = (copy for copy in self._residents.young(now) if not copy.in_use)
-        idle = chain(self._residents.evictable(now), young)
+        idle = chain(self._residents.evictable(now), young, kept)
         victims, _ = take((copy for copy in idle if copy is not grown), shortage)
         return tuple(effect for copy in victims for effect in self._retire(copy, Why.DEBT))
+
+    def _must_go(self, grown: Copy, shortage: int, kept: list[Copy]) -> bool:
+        """Whether what has grown pays itself: before those that are kept, unless it is one."""
+        idle_bytes = self.ledger.loaded_bytes - self.ledger.in_use_bytes
+        others_bytes = idle_bytes - (0 if grown.in_use else grown.size_bytes)
+        if grown not in kept:
+            others_bytes -= sum(copy.size_bytes for copy in kept)
+        return others_bytes < shortage
 
     def _refuse_hopeless(self) -> Effects:
         """Those who wait, but could not get enough room from an empty cache now."""
@@ -468,21 +491,3 @@ class Copies:
 
 def _refused(failure: Failure) -> Decision:
     return Decision(Verdict.REFUSE, failure.message, failure=failure)
-
-
-def _decision(found: Plan, place: int, begins: bool) -> Decision:
-    if begins:
-        return Decision(Verdict.LOAD, "there is room", found.effects)
-    if place < found.assured:
-        return Decision(Verdict.WAIT, "waits for unloads to end", found.effects)
-    behind = place - found.assured
-    reason = found.held_up + (f", behind {behind} others" if behind else "")
-    return Decision(Verdict.WAIT, reason, found.effects, found.wait_until)
-
-
-def _fate(copy: Copy, victims: set[str], now: float) -> Fate:
-    if copy.model_id in victims:
-        return Fate.EVICT
-    if copy.in_use:
-        return Fate.IN_USE
-    return Fate.TOO_YOUNG if copy.young_until > now else Fate.NOT_NEEDED

@@ -25,6 +25,7 @@ class Copy:
         "model_id",
         "model_type",
         "new_uses",
+        "priority",
         "rank",
         "size_bytes",
         "state",
@@ -49,6 +50,7 @@ class Copy:
         self.loads_s: tuple[float, ...] = ()  # its last loads, seconds
         self.load_s = 0.0  # their median
         self.young_until = now  # not evicted before
+        self.priority = 0  # the operator's
         self.rank = NOT_FILED  # its place in the order
         self.stuck = False  # its unload has failed for good: its bytes come back by luck only
         self.leaving: Why | None = None  # unload as soon as it is loaded, or no call uses it

@@ -87,6 +87,8 @@ class Fate(StrEnum):
     EVICT = "evict"
     IN_USE = "in use"
     TOO_YOUNG = "too young"
+    KEPT = "kept"  # an operator wishes so
+    LAST_COPY = "last copy"  # of what is in demand: goes only if all that is free is not enough
     NOT_NEEDED = "not needed"
 
 

@@ -24,6 +24,17 @@ def cannot_fit(size_bytes: int, ledger: Ledger) -> Failure:
     )
 
 
+def kept(size_bytes: int, left_bytes: int) -> Failure:
+    """Models that are not to go have the room."""
+    return Failure(
+        Code.UNAVAILABLE,
+        f"the model needs {size_bytes:,} bytes, but models that are pinned leave {left_bytes:,}",
+        Fault.CAPACITY,
+        Reason.NO_SPACE,
+        retry_after_s=5.0,
+    )
+
+
 def stuck() -> Failure:
     """The runtime does not let go of it, so it cannot be loaded anew; elsewhere it can."""
     return Failure(

@@ -6,7 +6,7 @@ sixty-fourth of the half-life (so a rate is off by 1 % at most), and before anyt
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -16,8 +16,13 @@ from modelmesh.cache.decisions import State
 from modelmesh.cache.order import Order
 from modelmesh.cache.rates import add_uses
 from modelmesh.policy.eviction import NEVER, Policy
+from modelmesh.policy.scaling import Keeping
 
 _BATCH = 64
+
+# Idle copies between which keeping is more important than worth. To ask it of all of them would
+# cost too much for one victim, and what comes so much later in the order is worth much more.
+_WINDOW = 256
 
 
 class Residents:
@@ -33,6 +38,7 @@ class Residents:
         self._serial = count()
         self._used: list[Copy] = []
         self._settle_at = inf
+        self.keeping: Callable[[str], Keeping] | None = None  # None: all are free to go
 
     def add(self, copy: Copy, now: float) -> None:
         """The copy has just been loaded; it is guarded until `copy.young_until`."""
@@ -45,7 +51,9 @@ class Residents:
         """The copy is leaving; the floor rises to the priority of one that was evicted."""
         self._fold(copy)
         if evicted:
-            self._floor = max(self._floor, copy.rank / self._policy.steps)
+            # As if nobody had given it priority: that would lift everybody who comes after it.
+            worth = copy.rank / self._policy.steps - max(copy.priority, 0)
+            self._floor = max(self._floor, worth)
         self._order.remove(copy)
         del self._recency[copy]
 
@@ -82,8 +90,45 @@ class Residents:
         return iter(self._order)
 
     def evictable(self, now: float) -> Iterator[Copy]:
-        """Those neither in use nor young, first to go first."""
-        return (copy for copy in self._order if not copy.in_use and copy.young_until <= now)
+        """Those neither in use nor young that may go, first to go first."""
+        if self.keeping is None:
+            return (copy for copy in self._order if _is_idle(copy, now))
+        in_order = self.in_order(now)
+        return (c for c, kept in in_order if kept is not Keeping.NEVER and _is_idle(c, now))
+
+    def kept(self, now: float) -> Iterator[Copy]:
+        """Those neither in use nor young that may not go."""
+        if self.keeping is None:
+            return iter(())
+        never, keeping = Keeping.NEVER, self.keeping
+        return (c for c in self._order if _is_idle(c, now) and keeping(c.model_id) is never)
+
+    def kept_bytes(self) -> int:
+        """The bytes of all that may never go, used ones and young ones too."""
+        if self.keeping is None:
+            return 0
+        never, keeping = Keeping.NEVER, self.keeping
+        return sum(c.size_bytes for c in self._order if keeping(c.model_id) is never)
+
+    def in_order(self, now: float) -> Iterator[tuple[Copy, Keeping]]:
+        """All, first to go first, each with how it is kept: of so many idle ones those that are
+        free come first, then those that go reluctantly, at last those that never do."""
+        if self.keeping is None:
+            yield from ((copy, Keeping.FREE) for copy in self._order)
+            return
+        later: dict[Keeping, list[Copy]] = {Keeping.RELUCTANT: [], Keeping.NEVER: []}
+        asked = 0
+        for copy in self._order:
+            kept = self.keeping(copy.model_id) if _is_idle(copy, now) else Keeping.FREE
+            if kept is Keeping.FREE:
+                yield copy, kept
+            else:
+                later[kept].append(copy)
+            asked += _is_idle(copy, now)
+            if asked == _WINDOW:
+                yield from _emptied(later)
+                asked = 0
+        yield from _emptied(later)
 
     def young(self, now: float) -> list[Copy]:
         """Those still guarded, the one whose guard ends first first."""
@@ -108,3 +153,14 @@ class Residents:
                 copy.use_level, copy.new_uses, copy.last_used, self._half_life_s
             )
             copy.new_uses = 0
+
+
+def _is_idle(copy: Copy, now: float) -> bool:
+    """Neither in use nor young."""
+    return not copy.in_use and copy.young_until <= now
+
+
+def _emptied(later: dict[Keeping, list[Copy]]) -> Iterator[tuple[Copy, Keeping]]:
+    for kept, copies in later.items():
+        waiting, copies[:] = list(copies), []
+        yield from ((copy, kept) for copy in waiting)

@@ -5,6 +5,8 @@
   priority of the last evicted, gives a newcomer its chance.
 * `lru`: priority = time of the last use, as in ModelMesh.
 
+Each step of an operator's priority doubles a model's worth; for `lru` it is ten minutes.
+
 Rates are forgotten with a half-life, and so is L here: it stands for what the evicted model would
 be worth by now. All priorities then fade at one pace, so their order changes by use only, never by
 the mere passing of time, and nothing has to be rescanned. Both are kept as base-2 logarithms of
@@ -17,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp2, inf, log2
 from typing import Protocol
+
+_LRU_STEP_S = 600.0  # rates are halved in as long, unless an operator says otherwise
 
 NEVER = -inf  # the logarithm of nothing: no use, or no eviction yet
 
@@ -39,6 +43,10 @@ class Subject(Protocol):
     def last_used(self) -> float:
         """Monotonic seconds."""
 
+    @property
+    def priority(self) -> int:
+        """The operator's; 0 if there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -54,12 +62,13 @@ class Policy:
 
 def gdsf(subject: Subject, floor: float) -> float:
     """log2(L + uses x load seconds / bytes), at time zero."""
-    return log2_sum(floor, subject.use_level + log2(subject.load_s / subject.size_bytes))
+    worth = subject.use_level + log2(subject.load_s / subject.size_bytes)
+    return log2_sum(floor, worth + subject.priority)
 
 
 def lru(subject: Subject, floor: float) -> float:
     """When it was last used."""
-    return subject.last_used
+    return subject.last_used + subject.priority * _LRU_STEP_S
 
 
 def log2_sum(a: float, b: float) -> float:

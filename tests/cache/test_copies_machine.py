@@ -19,10 +19,12 @@ from hypothesis.stateful import (
 from modelmesh.cache.copies import Copies
 from modelmesh.cache.copy import Copy
 from modelmesh.cache.decisions import Effect, Fate, Load, Refuse, State, Unload, Verdict, Why
+from modelmesh.policy.scaling import Keeping
 
 MODELS = st.sampled_from("abcdefgh")
 SIZES = st.integers(1, 40)
 CAPACITY = 50
+IDLE = (Fate.EVICT, Fate.NOT_NEEDED, Fate.LAST_COPY, Fate.KEPT)
 
 
 class Shell(RuleBasedStateMachine):
@@ -35,12 +37,40 @@ class Shell(RuleBasedStateMachine):
         self.stuck: set[str] = set()  # of those
         self.calls: list[Copy] = []
         self.admitted: set[str] = set()  # waiting, as far as we were told
+        self.kept: dict[str, Keeping] = {}
 
-    @initialize(policy=st.sampled_from(["gdsf", "lru"]))
-    def choose(self, policy: str) -> None:
+    @initialize(policy=st.sampled_from(["gdsf", "lru"]), wishes=st.booleans())
+    def choose(self, policy: str, wishes: bool) -> None:
         self.copies = Copies(CAPACITY, policy, max_waiting=5, half_life_s=20.0)
+        if wishes:
+            self.copies.keep_by(self.keeping)
+
+    def keeping(self, model_id: str) -> Keeping:
+        return self.kept.get(model_id, Keeping.FREE)
+
+    def nobody_goes_who_is_kept(self, effects: tuple[Effect, ...]) -> None:
+        """Only what may go is evicted, and last copies only for want of what is free."""
+        evicted = [
+            copy
+            for effect in effects
+            if isinstance(effect, Unload) and effect.why is Why.EVICTED
+            if (copy := self.copies.get(effect.model_id)) is not None
+        ]
+        kept = [self.keeping(copy.model_id) for copy in evicted]
+        assert Keeping.NEVER not in kept
+        if Keeping.RELUCTANT in kept:
+            left = [
+                copy
+                for copy in (*evicted, *self.copies)
+                if copy in evicted or (copy.state is State.LOADED and not copy.in_use)
+                if copy.young_until <= self.now and self.keeping(copy.model_id) is Keeping.FREE
+            ]
+            free_bytes = sum(copy.size_bytes for copy in set(left))
+            assert free_bytes < sum(copy.size_bytes for copy in evicted)
 
     def carry_out(self, effects: tuple[Effect, ...]) -> None:
+        if self.kept:
+            self.nobody_goes_who_is_kept(effects)
         for effect in effects:
             model_id = effect.model_id
             copy = self.copies.get(model_id)
@@ -92,6 +122,8 @@ class Shell(RuleBasedStateMachine):
         )
         assert told.decision == decision, "explain and admit agree"
         assert told.state is before
+        order = [self.keeping(each.model_id) for each in told.order if each.fate in IDLE]
+        assert order == sorted(order), "what is free goes before what is kept"
         to_go = {each.model_id for each in told.order if each.fate is Fate.EVICT}
         unloads = {each.model_id for each in decision.effects if isinstance(each, Unload)}
         assert to_go == unloads
@@ -101,6 +133,13 @@ class Shell(RuleBasedStateMachine):
             assert decision.failure is not None
             assert not decision.effects
         self.carry_out(decision.effects)
+
+    @rule(model_id=MODELS, size=SIZES)
+    def a_model_comes_in_no_time(self, model_id: str, size: int) -> None:
+        self.admit(model_id, size, None, False)
+        if model_id in self.loading:
+            self.loading.remove(model_id)
+            self.carry_out(self.copies.loaded(model_id, size, 0.0, self.now))
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), size=SIZES, load_s=st.floats(0, 3))
@@ -159,6 +198,13 @@ class Shell(RuleBasedStateMachine):
     @rule(model_id=MODELS, size=SIZES)
     def a_model_grows_or_shrinks(self, model_id: str, size: int) -> None:
         self.carry_out(self.copies.resized(model_id, size, self.now))
+
+    @rule(model_id=MODELS, kept=st.sampled_from(Keeping), priority=st.integers(-20, 20))
+    def an_operator_wishes(self, model_id: str, kept: Keeping, priority: int) -> None:
+        if self.copies._residents.keeping is not None:
+            self.kept[model_id] = kept
+        self.copies.prioritise(model_id, priority)
+        self.carry_out(self.copies.due(self.now))
 
     @rule(overhead=st.integers(0, 30))
     def overhead_changes(self, overhead: int) -> None:
@@ -235,6 +281,8 @@ class Shell(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Once the world comes to rest, every admission has begun or was refused."""
+        self.kept.clear()  # else they may wait for ever: the shell gives up after its time
+        self.carry_out(self.copies.due(self.now))
         for _ in range(500):
             if self.calls:
                 self.carry_out(self.copies.release(self.calls.pop(), self.now))

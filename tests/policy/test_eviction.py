@@ -16,6 +16,7 @@ class Model:
     load_s: float = 1.0
     size_bytes: int = 1024
     last_used: float = 0.0
+    priority: int = 0
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ class Model:
         pytest.param(Model(load_s=0.1), Model(load_s=4), id="quicker to load again"),
         pytest.param(Model(size_bytes=4096), Model(size_bytes=1024), id="larger"),
         pytest.param(Model(use_level=NEVER), Model(use_level=-2), id="never used"),
+        pytest.param(Model(3, priority=-1), Model(2.5), id="a step of priority halves its worth"),
+        pytest.param(Model(3), Model(2.5, priority=1), id="a step of priority doubles its worth"),
         pytest.param(Model(3, 2, 4096), Model(3, 2, 2048), id="only the product counts"),
     ],
 )
@@ -41,6 +44,11 @@ def test_the_floor_lifts_a_newcomer_over_what_was_once_busy() -> None:
 
 def test_lru_looks_at_the_last_use_only() -> None:
     assert lru(Model(use_level=9, load_s=90, last_used=1.0), 5.0) < lru(Model(last_used=1.5), 0.0)
+
+
+def test_a_step_of_priority_is_ten_minutes_for_lru() -> None:
+    assert lru(Model(priority=1), 0.0) == lru(Model(last_used=600.0), 0.0)
+    assert lru(Model(priority=-2), 0.0) < lru(Model(last_used=-1100.0), 0.0)
 
 
 @given(st.floats(-900, 900), st.floats(-900, 900))
