@@ -25,6 +25,7 @@ from modelmesh.serving.claims import Alone
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.fleet_management import FleetManagement
 from modelmesh.serving.instance import Instance
+from modelmesh.serving.keeping import Kept
 from modelmesh.serving.loading import Loader, LoadLimits
 from modelmesh.serving.management import Management
 from modelmesh.serving.named import Named
@@ -67,6 +68,7 @@ class Daemon:
         self.member = self._member(member) if doors.fleet is not None else None
         self.parts = self._parts()
         self.instance = self._instance()
+        Kept(self.parts, self.member.view if self.member is not None else None)
         self.management = self._management(member.instance_id)
         self.peer_port = self._peer_port()
         self._wire_vmodels()
