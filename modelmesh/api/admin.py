@@ -151,8 +151,8 @@ def _explanation(model_id: str, explained: Explained) -> pb.ExplainModelResponse
     return pb.ExplainModelResponse(
         model_id=model_id,
         state=explained.state.value,
-        decision=_DECISIONS[decision.verdict],
-        reason=decision.reason,
+        decision="forward" if explained.forward else _DECISIONS[decision.verdict],
+        reason=explained.forward or decision.reason,
         eviction_order=[
             pb.ExplainModelResponse.Candidate(
                 model_id=candidate.model_id,

@@ -59,6 +59,26 @@ class AdminStub:
                 request_serializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsRequest.SerializeToString,
                 response_deserializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsResponse.FromString,
                 _registered_method=True)
+        self.SetModelPolicy = channel.unary_unary(
+                '/modelmesh.admin.v1.Admin/SetModelPolicy',
+                request_serializer=modelmesh_dot_pb_dot_admin__pb2.SetModelPolicyRequest.SerializeToString,
+                response_deserializer=modelmesh_dot_pb_dot_admin__pb2.SetModelPolicyResponse.FromString,
+                _registered_method=True)
+        self.WatchModels = channel.unary_stream(
+                '/modelmesh.admin.v1.Admin/WatchModels',
+                request_serializer=modelmesh_dot_pb_dot_admin__pb2.WatchModelsRequest.SerializeToString,
+                response_deserializer=modelmesh_dot_pb_dot_admin__pb2.ModelEvent.FromString,
+                _registered_method=True)
+        self.ListInstances = channel.unary_unary(
+                '/modelmesh.admin.v1.Admin/ListInstances',
+                request_serializer=modelmesh_dot_pb_dot_admin__pb2.ListInstancesRequest.SerializeToString,
+                response_deserializer=modelmesh_dot_pb_dot_admin__pb2.ListInstancesResponse.FromString,
+                _registered_method=True)
+        self.AcceptRestore = channel.unary_unary(
+                '/modelmesh.admin.v1.Admin/AcceptRestore',
+                request_serializer=modelmesh_dot_pb_dot_admin__pb2.AcceptRestoreRequest.SerializeToString,
+                response_deserializer=modelmesh_dot_pb_dot_admin__pb2.AcceptRestoreResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -94,6 +114,30 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetModelPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstances(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptRestore(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +165,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListVModels,
                     request_deserializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsRequest.FromString,
                     response_serializer=modelmesh_dot_pb_dot_admin__pb2.ListVModelsResponse.SerializeToString,
+            ),
+            'SetModelPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetModelPolicy,
+                    request_deserializer=modelmesh_dot_pb_dot_admin__pb2.SetModelPolicyRequest.FromString,
+                    response_serializer=modelmesh_dot_pb_dot_admin__pb2.SetModelPolicyResponse.SerializeToString,
+            ),
+            'WatchModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModels,
+                    request_deserializer=modelmesh_dot_pb_dot_admin__pb2.WatchModelsRequest.FromString,
+                    response_serializer=modelmesh_dot_pb_dot_admin__pb2.ModelEvent.SerializeToString,
+            ),
+            'ListInstances': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstances,
+                    request_deserializer=modelmesh_dot_pb_dot_admin__pb2.ListInstancesRequest.FromString,
+                    response_serializer=modelmesh_dot_pb_dot_admin__pb2.ListInstancesResponse.SerializeToString,
+            ),
+            'AcceptRestore': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptRestore,
+                    request_deserializer=modelmesh_dot_pb_dot_admin__pb2.AcceptRestoreRequest.FromString,
+                    response_serializer=modelmesh_dot_pb_dot_admin__pb2.AcceptRestoreResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -258,6 +322,114 @@ class Admin:
             '/modelmesh.admin.v1.Admin/ListVModels',
             modelmesh_dot_pb_dot_admin__pb2.ListVModelsRequest.SerializeToString,
             modelmesh_dot_pb_dot_admin__pb2.ListVModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetModelPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmesh.admin.v1.Admin/SetModelPolicy',
+            modelmesh_dot_pb_dot_admin__pb2.SetModelPolicyRequest.SerializeToString,
+            modelmesh_dot_pb_dot_admin__pb2.SetModelPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/modelmesh.admin.v1.Admin/WatchModels',
+            modelmesh_dot_pb_dot_admin__pb2.WatchModelsRequest.SerializeToString,
+            modelmesh_dot_pb_dot_admin__pb2.ModelEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmesh.admin.v1.Admin/ListInstances',
+            modelmesh_dot_pb_dot_admin__pb2.ListInstancesRequest.SerializeToString,
+            modelmesh_dot_pb_dot_admin__pb2.ListInstancesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptRestore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelmesh.admin.v1.Admin/AcceptRestore',
+            modelmesh_dot_pb_dot_admin__pb2.AcceptRestoreRequest.SerializeToString,
+            modelmesh_dot_pb_dot_admin__pb2.AcceptRestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from modelmesh.cache.decisions import Decision, Verdict
 from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent, Peer
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Failure, Fault, MeshError, Reason, not_found
@@ -19,6 +20,7 @@ from modelmesh.serving.management import Management
 from modelmesh.serving.remote import Remote
 from modelmesh.serving.status import (
     CopyStatus,
+    Explained,
     Health,
     InstanceView,
     ModelStatus,
@@ -145,6 +147,20 @@ class FleetManagement(Management):
         if model_id not in self._models:
             await self._look(model_id)
         return self._view.record(model_id) if model_id in self._models else None
+
+    async def explain(self, model_id: str) -> Explained:
+        """What routing would do with a request now, and what room there is here."""
+        if await self._known(model_id) is None:
+            raise not_found()
+        explained = await super().explain(model_id)
+        decision = self._decide(_Wish(model_id), self._clock())
+        if isinstance(decision, Forward):
+            to = f"to {decision.instance_id}: {decision.reason}"
+            return replace(explained, forward=to)
+        if isinstance(decision, Reject):
+            refusal = Decision(Verdict.REFUSE, decision.reason, failure=decision.failure)
+            return replace(explained, explanation=replace(explained.explanation, decision=refusal))
+        return explained
 
     # --- registrations
 

@@ -94,3 +94,4 @@ class Explained:
     capacity_bytes: int
     reserved_bytes: int
     debt_bytes: int
+    forward: str = ""  # in a fleet: to whom the request would be sent, and why; the rest is of here

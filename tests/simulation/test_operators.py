@@ -1,9 +1,11 @@
 """What an operator is told by a fleet: states that are true at once, and logs that can be read."""
 
+import asyncio
 from collections import Counter
 
 from structlog.testing import capture_logs
 
+from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
 from modelmesh.serving.status import State
 from modelmesh.simulation.doors import TYPE
@@ -25,6 +27,23 @@ def test_who_waited_for_a_load_elsewhere_is_told_that_it_is_loaded() -> None:
             status = await world.manage("a", management.status(name))
             assert {copy.state for copy in status.copies} == {State.LOADED}
         assert elsewhere, "all were loaded here: the scenario shows nothing"
+
+    fleet(scenario)
+
+
+def test_explain_says_what_a_request_would_meet_wherever_it_is_asked() -> None:
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", key(load_s=1.0)))
+        assert await world.ask("m", "a") == b"m"
+        (holder,) = holders(world, "m")
+        await asyncio.sleep(1)  # until all have heard
+        for instance_id, pod in world.pods.items():
+            told = await world.manage(instance_id, pod.daemon.management.explain("m"))
+            if instance_id == holder:
+                assert told.forward == ""
+                assert told.explanation.decision.verdict is Verdict.SERVE
+            else:
+                assert told.forward == f"to {holder}: the least loaded copy"
 
     fleet(scenario)
 
