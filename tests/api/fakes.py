@@ -192,12 +192,13 @@ class Rooms:
         decision = Decision(Verdict.WAIT, "waits for unloads to end")
         order = (Candidate("old", 0.5, 100, Fate.EVICT), Candidate("new", 2.0, 50, Fate.IN_USE))
         explanation = Explanation(CacheState.NEW, decision, order)
-        return Explained(explanation, self.state(model_id), 1000, 150, 7)
+        return Explained(explanation, self.state(model_id), 1000, 150, 7, self.forward)
 
     # --- vmodels
 
     async def set_vmodel(self, request: SetVModel) -> VModelStatus:
         self.set_requests.append(request)
+        self.forward = ""  # where explained requests would go
         if request.target_id == "refused":
             raise MeshError(Failure(Code.FAILED_PRECONDITION, "not that one"))
         before = self.vmodels.get(request.vmodel_id)

@@ -199,6 +199,14 @@ async def test_explain() -> None:
     )
 
 
+async def test_explain_of_what_would_go_elsewhere() -> None:
+    daemon = rooms("m")
+    daemon.forward = "to b: the least loaded copy"
+    asked = pb.ExplainModelRequest(model_id="m").SerializeToString()
+    said = pb.ExplainModelResponse.FromString(await answer(daemon, "ExplainModel", asked))
+    assert (said.decision, said.reason) == ("forward", "to b: the least loaded copy")
+
+
 async def test_unload() -> None:
     daemon = rooms("m")
     daemon.loaded = {"m"}
