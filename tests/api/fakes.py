@@ -51,6 +51,7 @@ class Rooms:
 
     records: dict[str, ModelRecord] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
+    forward: str = ""  # where explained requests would go
     failing: set[str] = field(default_factory=set)
     draining: bool = False
     vmodels: dict[str, VModelRecord] = field(default_factory=dict)
@@ -198,7 +199,6 @@ class Rooms:
 
     async def set_vmodel(self, request: SetVModel) -> VModelStatus:
         self.set_requests.append(request)
-        self.forward = ""  # where explained requests would go
         if request.target_id == "refused":
             raise MeshError(Failure(Code.FAILED_PRECONDITION, "not that one"))
         before = self.vmodels.get(request.vmodel_id)
