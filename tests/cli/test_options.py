@@ -137,7 +137,7 @@ def test_the_tables_hold_these_variables_and_no_others() -> None:
     ("arguments", "why"),
     [
         ("-Xmx1g -Dtas.loading_thread_count=4", "use MM_LOADING_CONCURRENCY"),
-        ("'-Dtas.janitor_freq_secs=1'", "there is no janitor"),
+        ("'-Dtas.janitor_freq_secs=1'", "once a minute, always"),
         ("-DMM_SVC_GRPC_PORT=9000 -Xmx1g", "set the variable of that name"),
         ("-DMM_TLS_PRIVATE_KEY_PASSPHRASE=hush", "set the variable of that name"),
         ("-Dlitelinks.ssl.enabled=true", "are not read"),
