@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 
@@ -21,11 +21,13 @@ import uvloop
 
 from modelmesh import __version__
 from modelmesh.api.asking import Tasks
+from modelmesh.api.dataplane import parse as parse_dataplane
 from modelmesh.api.grpc_port import STREAMING, GrpcPort
 from modelmesh.api.operations import Operations
 from modelmesh.api.rest import rest_handler
 from modelmesh.api.status_codes import handler_with
 from modelmesh.assembly import (
+    dataplane,
     fleet_doors,
     grpc_limits,
     http_limits,
@@ -38,6 +40,8 @@ from modelmesh.daemon import Daemon, Doors
 from modelmesh.errors import MeshError
 from modelmesh.observe import logs, spec
 from modelmesh.observe.metrics import Gauges, Metrics
+from modelmesh.observe.tasks import stop
+from modelmesh.policy.constraints import parse as parse_constraints
 from modelmesh.registry.tables import TabledStore
 from modelmesh.serving import static
 from modelmesh.serving.gauges import read_gauges
@@ -46,6 +50,7 @@ from modelmesh.serving.parts import Parts
 from modelmesh.settings import Settings
 from modelmesh.storage.local import LocalStorage
 from modelmesh.storage.storages import Storages
+from modelmesh.tasks.files import ConfigFile
 from modelmesh.wire.grpcio import GrpcServer
 from modelmesh.wire.http1 import Http1Server
 
@@ -77,6 +82,7 @@ class App:
         self._operations: Operations | None = None
         self._rest_tasks = Tasks()
         self._http: dict[str, Http1Server] = {}
+        self._following: list[asyncio.Task[None]] = []
         self._why_not_ready = "starting"
 
     @property
@@ -99,6 +105,7 @@ class App:
         models_to_have = static_models(settings)
         self._store = await open_store(settings)
         daemon = self._daemon = self._make_daemon(self._store)
+        self._follow_constraints(daemon)
         await daemon.start()
         await self._open_ports(daemon)
         await self._join(daemon)
@@ -125,6 +132,23 @@ class App:
         )
         return Daemon(settings, doors, member_config(settings, self.instance_id), metrics)
 
+    def _follow_constraints(self, daemon: Daemon) -> None:
+        if daemon.member is None:
+            return
+        view = daemon.member.view
+
+        def apply(text: str) -> None:
+            view.fits = parse_constraints(text)
+
+        self._follow(self.settings.type_constraints_path, "type constraints", apply)
+
+    def _follow(self, path: str, what: str, apply: Callable[[str], None]) -> None:
+        """Read this file now, and whenever it changes."""
+        if path:
+            file = ConfigFile(path, what, apply)
+            file.load()
+            self._following.append(file.watch())
+
     async def _join(self, daemon: Daemon) -> None:
         """Open the peer port and be one of the fleet, if there is one."""
         settings, port = self.settings, daemon.peer_port
@@ -149,6 +173,12 @@ class App:
             lambda: not self._why_not_ready,
             wall_ms,
             multi_parallelism=settings.multi_parallelism,
+        )
+        grpc_port.permit(dataplane(settings))
+        self._follow(
+            settings.dataplane_config_path,
+            "dataplane configuration",
+            lambda text: grpc_port.permit(parse_dataplane(text)),
         )
         operations = self._operations = Operations(
             parts.metrics, lambda: self._gauges(parts), lambda: self._why_not_ready
@@ -184,6 +214,7 @@ class App:
     async def stop(self) -> None:
         """Drain within the bound, then close everything; safe after a start that failed."""
         self._why_not_ready = "shutting down"
+        await stop(*self._following)
         grace_s = self.settings.shutdown_timeout_s
         end = time.monotonic() + grace_s
         if self._daemon is not None:

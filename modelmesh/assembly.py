@@ -12,11 +12,14 @@ from random import Random
 import structlog
 
 from modelmesh import __version__
+from modelmesh.api.dataplane import Dataplane
+from modelmesh.api.dataplane import parse as parse_dataplane
 from modelmesh.errors import Code, Failure, MeshError, invalid
 from modelmesh.fleet_config import FleetDoors, MemberConfig
 from modelmesh.observe import machine
 from modelmesh.peers.channels import grpc_peers
 from modelmesh.peers.door import Peers
+from modelmesh.policy.constraints import Constraints
 from modelmesh.policy.constraints import parse as parse_constraints
 from modelmesh.registry.etcd.config import parse as parse_etcd
 from modelmesh.registry.etcd.store import EtcdStore
@@ -167,9 +170,7 @@ def member_config(settings: Settings, instance_id: str) -> MemberConfig:
         zone=settings.zone,
         location=settings.location,
         labels=tuple(each.strip() for each in settings.labels.split(",") if each.strip()),
-        constraints=parse_constraints(settings.type_constraints)
-        if settings.type_constraints
-        else None,
+        constraints=_constraints(settings),
     )
 
 
@@ -178,6 +179,24 @@ def runtime_of(settings: Settings) -> Runtime:
     if _is_external(settings):
         return ExternalRuntime(external_config(settings))
     if settings.tier == "inline":
+def _constraints(settings: Settings) -> Constraints | None:
+    """Those of the variable; a file's are read when the daemon is made."""
+    if not settings.type_constraints:
+        return None
+    try:
+        return parse_constraints(settings.type_constraints)
+    except ValueError as error:
+        raise invalid(f"MM_TYPE_CONSTRAINTS: {error}") from None
+
+
+def dataplane(settings: Settings) -> Dataplane:
+    """What callers may use, as the variable says; a file is read when the port is made."""
+    try:
+        return parse_dataplane(settings.dataplane_config)
+    except ValueError as error:
+        raise invalid(f"MM_DATAPLANE_CONFIG: {error}") from None
+
+
         return InlineRuntime(hosts_config(settings))
     return HostedRuntime(hosts_config(settings))
 

@@ -60,6 +60,13 @@ class Settings:
     multi_parallelism: int = _s(4, "MM_MULTI_PARALLELISM", "models",
         "ModelMesh's: how many of the models that one call names are asked at a time",
         "tests/app/test_settings.py::test_multi_parallelism")
+    dataplane_config: str = _s("", "MM_DATAPLANE_CONFIG", "JSON",
+        "ModelMesh's: which methods callers may use on models, and where ids stand in messages;"
+        " empty = every method, by its headers",
+        "tests/app/test_settings.py::test_dataplane_config")
+    dataplane_config_path: str = _s("", "MM_DATAPLANE_CONFIG_PATH", "path",
+        "the same from a file, which may change while the daemon runs; not both",
+        "tests/app/test_settings.py::test_dataplane_config_path")
     max_inflight_per_model: int = _s(0, "MM_MAX_INFLIGHT_PER_MODEL_COPY", "calls",
         "0 = 1,024 for our own hosts, max(16, 8 x maxConcurrency) for an external runtime that"
         " limits it; negative = unlimited", "tests/app/test_settings.py::test_max_inflight")
@@ -208,6 +215,9 @@ class Settings:
     # --- operation
     instance_id: str = _s("", "MM_INSTANCE_ID", "name",
         "empty = the last 12 characters of the pod's or the host's name, as ModelMesh",
+    type_constraints_path: str = _s("", "MM_TYPE_CONSTRAINTS_PATH", "path",
+        "the same from a file, which may change while the daemon runs; not both",
+        "tests/app/test_settings_fleet.py::test_constraints_are_read_again_when_their_file_changes")
         "tests/app/test_settings.py::test_instance_id")
     pod_name: str = _s("", "WKUBE_POD_NAME", "name",
         "its last 12 characters are the instance's id unless that is given, as in ModelMesh: needed"
@@ -249,9 +259,6 @@ NOT_YET = {
     "MM_INTERNAL_TRUST_CERTS": "TLS comes with the wire",
     "MM_TRUST_CERTS": "TLS comes with the wire",
     "MM_PAYLOAD_PROCESSORS": "payload processors are not built yet",
-    "MM_TYPE_CONSTRAINTS_PATH": "type constraints come with the fleet",
-    "MM_DATAPLANE_CONFIG": "dataplane configuration comes with the fleet",
-    "MM_DATAPLANE_CONFIG_PATH": "dataplane configuration comes with the fleet",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not built yet",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not built yet",
     "MM_LOG_REQUEST_HEADERS": "header logging is not built yet",

@@ -8,6 +8,7 @@ from typing import Final
 
 from modelmesh.api import admin, fleet, health, inference, management, reflection, vmodels
 from modelmesh.api.asking import Tasks
+from modelmesh.api.dataplane import Dataplane
 from modelmesh.api.dispatch import Dispatch
 from modelmesh.api.fleet_face import FleetFace
 from modelmesh.api.management_face import VModelManagement
@@ -55,6 +56,11 @@ class GrpcPort:
             **calls.methods(),
         }
         self.handler: Handler = Dispatch(methods, calls.pass_on)
+        self._calls = calls
+
+    def permit(self, dataplane: Dataplane) -> None:
+        """From now on these methods may be used on models, and their ids stand there."""
+        self._calls.dataplane = dataplane
 
     def changed(self) -> None:
         """The daemon has become ready: who watches its health is told."""

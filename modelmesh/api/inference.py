@@ -2,8 +2,8 @@
 
 A call is routed by an id that is read from its headers or scanned out of its message; the message
 itself goes on as it came, and its answer comes back as it is. Only the small questions about the
-server and its repository are decoded here. Headers win over the message: it would win only where a
-configuration says that ids are extracted from it.
+server and its repository are decoded here. Headers win over the message, except where the
+dataplane's configuration says that ids are extracted from it.
 
 ModelInfer is the hot path: no task, no future, nothing decoded but the id.
 """
@@ -16,11 +16,12 @@ from typing import Final
 from modelmesh import __version__
 from modelmesh.api.addressing import NOWHERE, Address, address
 from modelmesh.api.asking import Answer, Tasks, at_once, parsed
+from modelmesh.api.dataplane import EVERYTHING
 from modelmesh.api.dispatch import Method
 from modelmesh.api.fan_out import FanOut
 from modelmesh.api.management_face import Management
 from modelmesh.api.serving_face import Serving
-from modelmesh.codec.splice import MalformedMessage, find
+from modelmesh.codec.splice import MalformedMessage, Path, find
 from modelmesh.errors import (
     Code,
     Failure,
@@ -79,6 +80,7 @@ class Inference:
     ) -> None:
         self._serving = serving
         self._multi_parallelism = multi_parallelism
+        self.dataplane = EVERYTHING  # may change while we run
         self._daemon_ready = ready
         self._management = management
         self._tasks = tasks
@@ -101,22 +103,42 @@ class Inference:
 
     def infer(self, call: Call) -> None:
         """A call whose model stands in a header or in field 1 of its message."""
+        if self.dataplane is not EVERYTHING and self._named_by_rule(call):
+            return
         there = address(call.metadata) if call.metadata else NOWHERE
         if there.names:
             self._ask(there, call)
         else:
-            self._serving.infer_named(
-                _in_message(call), _without_ours(call, there), balanced=there.balanced
-            )
+            name = _in_message(call, _NAME)
+            if not name:
+                raise MeshError(_NAMELESS)
+            self._serving.infer_named(name, _without_ours(call, there), balanced=there.balanced)
 
     def pass_on(self, call: Call) -> None:
-        """A call of a method that only a runtime may know: it needs a header to be routed by."""
+        """A call of a method that only a runtime may know: a header or a rule says for which."""
         kind, there = call.kind, NOWHERE
         if kind.startswith("/") and not kind.startswith(_OURS):
+            if self.dataplane is not EVERYTHING and self._named_by_rule(call):
+                return
             there = address(call.metadata)
         if not there.names:
-            raise unimplemented(f"Method not found or not permitted: {kind[1:_LONGEST_SHOWN]}")
+            raise _not_permitted(kind)
         self._ask(there, call)
+
+    def _named_by_rule(self, call: Call) -> bool:
+        """Ask the model whose id stands where the rule for this method says; False if none does.
+
+        UNIMPLEMENTED if callers may not use the method.
+        """
+        rule = self.dataplane.rpc(call.kind)
+        if rule is None:
+            raise _not_permitted(call.kind)
+        name = _in_message(call, rule.path) if rule.path else ""
+        if not name:
+            return False
+        there = address(call.metadata) if call.metadata else NOWHERE
+        self._ask(there._replace(names=(name,), vmodel=rule.vmodel), call)
+        return True
 
     def _ask(self, there: Address, call: Call) -> None:
         """Ask the model that the headers name, or each of them."""
@@ -202,16 +224,17 @@ class Inference:
         return model_id or name
 
 
-def _in_message(call: Call) -> str:
-    """The model that the message itself names."""
+def _not_permitted(kind: str) -> MeshError:
+    return unimplemented(f"Method not found or not permitted: {kind[1:_LONGEST_SHOWN]}")
+
+
+def _in_message(call: Call, path: Path) -> str:
+    """The name that stands there in the message; "" if there is none."""
     try:
-        model_id = find(call.body, _NAME)
+        return find(call.body, path)
     except MalformedMessage as error:
         method = call.kind.rpartition("/")[2]
         raise invalid(f"malformed {method}Request: {error}") from None
-    if not model_id:
-        raise MeshError(_NAMELESS)
-    return model_id
 
 
 def _without_ours(call: Call, there: Address) -> Call:

@@ -17,6 +17,8 @@ _EXCLUSIVE = (
     ("runtime_port", "runtime_socket"),
     ("serving_port", "serving_socket"),
     ("auto_register", "auto_register_path"),
+    ("dataplane_config", "dataplane_config_path"),
+    ("type_constraints", "type_constraints_path"),
 )
 _JVM_ARGS = "CUSTOM_JVM_ARGS"
 _PROPERTIES = ("tas.", "mm.", "litelinks.")  # the names that ModelMesh gives to its own

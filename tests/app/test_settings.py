@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import pytest
 
+from modelmesh.errors import MeshError
 from modelmesh.pb import inference_pb2
 from tests.app.client import Client, answer_of, refusal_of, until
 from tests.app.daemon import FREE_PORTS, child, process, running
@@ -165,6 +167,47 @@ def test_multi_parallelism() -> None:
             list(each.contents.bytes_contents) for each in merged.outputs if each.name == "model"
         ]
         assert said == [[b"a"], [b"b"], [b"c"]]
+
+
+OTHER: Final = "/some.Service/Method"
+RULES: Final = '{"rpcConfigs": {"inference.GRPCInferenceService/ModelInfer": {}}}'
+
+
+def passes(daemon: Client) -> bool:
+    """Whether a method that only a runtime may know reaches one."""
+    call = daemon.channel.unary_unary(OTHER)
+    future = call.future(b"", timeout=30, metadata=[("mm-model-id", "m")])
+    return "not permitted" not in refusal_of(future).message
+
+
+def test_dataplane_config() -> None:
+    with running(dataplane_config=RULES, **INLINE) as daemon:
+        daemon.dummies("m")
+        assert daemon.infer("m")["model"] == "m"
+        assert not passes(daemon)
+    with running(**INLINE) as daemon:
+        daemon.dummies("m")
+        assert passes(daemon)
+    with (
+        pytest.raises(MeshError, match=r"MM_DATAPLANE_CONFIG: .*known are"),
+        running(dataplane_config='{"rules": {}}', **INLINE),
+    ):
+        raise AssertionError("it started")
+
+
+def test_dataplane_config_path(tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    with (
+        pytest.raises(MeshError, match=r"rules\.json: No such file"),
+        running(dataplane_config_path=str(file), **INLINE),
+    ):
+        raise AssertionError("it started")
+    file.write_text(RULES)
+    with running(dataplane_config_path=str(file), **INLINE) as daemon:
+        daemon.dummies("m")
+        assert not passes(daemon)
+        file.write_text('{"allowOtherRpcs": true}')
+        until(lambda: passes(daemon))
 
 
 def test_http_idle() -> None:

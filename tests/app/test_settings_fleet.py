@@ -114,6 +114,16 @@ def test_a_type_goes_where_its_labels_are(fleet: Any) -> None:
     assert not plain.app.instance._copies.is_loaded("m")
 
 
+def test_constraints_are_read_again_when_their_file_changes(fleet: Any, tmp_path: Any) -> None:
+    file = tmp_path / "constraints.json"
+    file.write_text(json.dumps({"dummy": {"required": ["gpu"]}}))
+    plain = fleet("a", type_constraints_path=str(file))
+    plain.dummies("m")
+    assert plain.refused("m").code != "OK", "nobody has a gpu"
+    file.write_text("{}")
+    until(lambda: plain.begin("m").exception() is None)
+
+
 def holders(*daemons: Running) -> int:
     """How many of these hold the model m."""
     return sum(daemon.app.instance._copies.is_loaded("m") for daemon in daemons)
