@@ -26,6 +26,8 @@ log = structlog.get_logger("serving")
 
 # How long a caller who wants to hear of the end of a transition is kept (ModelMesh's bound).
 SYNC_S: Final = 240.0
+# While he waits: should a watch have lost the word that it is over.
+_LOST_EVENT_S: Final = 5.0
 # To be loaded for a vmodel is no use of a model: earlier than any.
 _NO_USE_MS: Final = 1
 
@@ -140,7 +142,11 @@ class VModelManagement:
         unsubscribe = self._vmodels.subscribe(hear)
         try:
             while _is_on_its_way(self._vmodels.get(request.vmodel_id), request.target_id):
-                await changed.wait()
+                try:
+                    async with asyncio.timeout(_LOST_EVENT_S):
+                        await changed.wait()
+                except TimeoutError:
+                    await self._vmodels.look(request.vmodel_id)
                 changed.clear()
         finally:
             unsubscribe()

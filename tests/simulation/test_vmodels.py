@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from modelmesh.policy.transition import SetVModel, VModelState
 from modelmesh.registry.store import MODELS, VMODELS, Put
 from modelmesh.serving.status import State
 from modelmesh.serving.vmodels import VModelStatus
+from modelmesh.simulation.borders import Asked
 from modelmesh.simulation.clock import run
 from modelmesh.simulation.doors import TYPE
 from modelmesh.simulation.world import Pod, World
-from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
 from modelmesh.wire.transport import Call
 
@@ -111,15 +112,15 @@ class Traffic:
             await asyncio.sleep(self.pause_s)
 
     async def ask(self, pod: Pod) -> None:
-        reply = FutureReply()
+        reply = Asked()
         deadline = self.world.loop.time() + 30.0
         call = Call(V1_PREDICT, b"{}", reply, (), deadline)
         pod.callers[reply] = None
         pod.life.post(getattr(pod.daemon.named, self.how), "v", call)
         try:
             async with asyncio.timeout_at(deadline):
-                (answer,) = await reply.future
-            self.last = bytes(answer).decode()
+                answer = await reply.future
+            self.last = answer.decode()
             self.answers[self.last] += 1
         except MeshError as error:
             if pod.alive:  # the answer of a daemon that was killed is nobody's promise
@@ -127,7 +128,7 @@ class Traffic:
         except TimeoutError:
             self.failures.append("no answer")
         finally:
-            pod.callers.pop(reply, None)
+            del pod.callers[reply]
 
 
 @pytest.mark.parametrize("how", ["infer_vmodel", "infer_named"])
@@ -336,3 +337,33 @@ def test_a_hundred_transitions_at_once_end() -> None:
             assert pod.daemon.transitions.moving == 0
 
     fleet(scenario, capacity_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_call_fails_while_names_move_and_watches_lose_and_delay_what_they_say(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        rng = Random(seed)
+        for pod in world.pods.values():
+            pod.link.lose = rng.choice([0.0, 0.2, 0.5])
+            pod.link.delay = rng.choice([0.0, 0.3])
+        world.pods["b"].link.lose = 0.5
+        await set_vmodel(world, "m0", info=info(), auto_delete=True, sync=True)
+        by_header, by_name = Traffic(world), Traffic(world, "infer_named")
+        async with by_header, by_name:
+            for n in range(1, 10):
+                await set_vmodel(
+                    world, f"m{n}", rng.choice(PODS),
+                    info=info(load_s=rng.choice([0.01, 0.5, 2.0]), predict_s=0.01),
+                    auto_delete=True, sync=rng.random() < 0.5, force=rng.random() < 0.3,
+                )  # fmt: skip
+                await asyncio.sleep(rng.choice([0.0, 0.01, 0.3, 2.0]))
+            await asyncio.sleep(10)
+        assert not by_header.failures
+        assert not by_name.failures
+        assert by_header.answers["m0"]
+        assert refs(world) == {"m9": 1}
+        assert world.struck["watch event lost"], "nothing was lost: this shows nothing"
+        for pod in world.pods.values():
+            pod.link.lose = pod.link.delay = 0.0
+
+    fleet(scenario, capacity_bytes=20_000)
