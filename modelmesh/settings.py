@@ -211,13 +211,13 @@ class Settings:
     type_constraints: str = _s("", "MM_TYPE_CONSTRAINTS", "JSON",
         "which labels a model type requires or prefers, as ModelMesh",
         "tests/app/test_settings_fleet.py::test_a_type_goes_where_its_labels_are")
+    type_constraints_path: str = _s("", "MM_TYPE_CONSTRAINTS_PATH", "path",
+        "the same from a file, which may change while the daemon runs; not both",
+        "tests/app/test_settings_fleet.py::test_constraints_are_read_again_when_their_file_changes")
 
     # --- operation
     instance_id: str = _s("", "MM_INSTANCE_ID", "name",
         "empty = the last 12 characters of the pod's or the host's name, as ModelMesh",
-    type_constraints_path: str = _s("", "MM_TYPE_CONSTRAINTS_PATH", "path",
-        "the same from a file, which may change while the daemon runs; not both",
-        "tests/app/test_settings_fleet.py::test_constraints_are_read_again_when_their_file_changes")
         "tests/app/test_settings.py::test_instance_id")
     pod_name: str = _s("", "WKUBE_POD_NAME", "name",
         "its last 12 characters are the instance's id unless that is given, as in ModelMesh: needed"
