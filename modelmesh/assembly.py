@@ -174,11 +174,6 @@ def member_config(settings: Settings, instance_id: str) -> MemberConfig:
     )
 
 
-def runtime_of(settings: Settings) -> Runtime:
-    """An external runtime if one is named; our own hosts, or this process, otherwise."""
-    if _is_external(settings):
-        return ExternalRuntime(external_config(settings))
-    if settings.tier == "inline":
 def _constraints(settings: Settings) -> Constraints | None:
     """Those of the variable; a file's are read when the daemon is made."""
     if not settings.type_constraints:
@@ -197,6 +192,11 @@ def dataplane(settings: Settings) -> Dataplane:
         raise invalid(f"MM_DATAPLANE_CONFIG: {error}") from None
 
 
+def runtime_of(settings: Settings) -> Runtime:
+    """An external runtime if one is named; our own hosts, or this process, otherwise."""
+    if _is_external(settings):
+        return ExternalRuntime(external_config(settings))
+    if settings.tier == "inline":
         return InlineRuntime(hosts_config(settings))
     return HostedRuntime(hosts_config(settings))
 
