@@ -16,7 +16,7 @@ import structlog
 from modelmesh.domain.records import ModelRecord
 from modelmesh.domain.vmodels import VModelRecord
 from modelmesh.errors import Failure, MeshError
-from modelmesh.policy.transition import SetVModel, Standing, VModelState, state_of
+from modelmesh.policy.transition import Changes, SetVModel, Standing, VModelState, state_of
 from modelmesh.registry.vmodels import Stand, VModels
 from modelmesh.serving.management import Management
 from modelmesh.serving.standing import CopiesOf, is_final
@@ -157,7 +157,7 @@ class VModelManagement:
         """Do what is next for a vmodel on its way; False: nothing came of it, try again later."""
         changes = await self._vmodels.advance(vmodel_id, self._copies.stand)
         if changes.writes:
-            log.info("vmodel", vmodel=vmodel_id, why=changes.reason)
+            self._tell(vmodel_id, changes)
             return True
         record = self._vmodels.get(vmodel_id)
         if record is None or not changes.moving or (record.failed and not changes.load):
@@ -171,8 +171,12 @@ class VModelManagement:
                 return False
             stand = self._knowing(target_id, failure)
         changes = await self._vmodels.advance(vmodel_id, stand)
-        log.info("vmodel", vmodel=vmodel_id, why=changes.reason)
+        self._tell(vmodel_id, changes)
         return failure is None
+
+    def _tell(self, vmodel_id: str, changes: Changes) -> None:
+        if changes.writes:
+            log.info("vmodel moved", vmodel=vmodel_id, why=changes.reason)
 
     def _knowing(self, target_id: str, failure: Failure) -> Stand:
         """How models stand, with what has just been seen of this one."""

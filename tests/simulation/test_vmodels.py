@@ -181,7 +181,7 @@ def test_daemons_that_hear_of_no_change_fail_no_call() -> None:
 def test_a_target_that_does_not_load_changes_nothing_and_recovers() -> None:
     async def scenario(world: World) -> None:
         await set_vmodel(world, "good", info=info(), sync=True)
-        async with Traffic(world) as traffic:
+        async with Traffic(world, pause_s=0.1) as traffic:
             await until(lambda: traffic.answers["good"] > 10)
             said = await set_vmodel(
                 world, "bad", info=info(load_error="no such file"), sync=True, via="b"
@@ -348,7 +348,8 @@ def test_no_call_fails_while_names_move_and_watches_lose_and_delay_what_they_say
             pod.link.delay = rng.choice([0.0, 0.3])
         world.pods["b"].link.lose = 0.5
         await set_vmodel(world, "m0", info=info(), auto_delete=True, sync=True)
-        by_header, by_name = Traffic(world), Traffic(world, "infer_named")
+        by_header = Traffic(world, pause_s=0.1)
+        by_name = Traffic(world, "infer_named", 0.1)
         async with by_header, by_name:
             for n in range(1, 10):
                 await set_vmodel(
