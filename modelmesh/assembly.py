@@ -15,7 +15,7 @@ from modelmesh import __version__
 from modelmesh.api.dataplane import Dataplane
 from modelmesh.api.dataplane import parse as parse_dataplane
 from modelmesh.errors import Code, Failure, MeshError, invalid
-from modelmesh.fleet_config import FleetDoors, MemberConfig
+from modelmesh.fleet_config import LATER_HEADERS, FleetDoors, MemberConfig
 from modelmesh.observe import machine
 from modelmesh.peers.channels import grpc_peers
 from modelmesh.peers.door import Peers
@@ -139,7 +139,11 @@ def fleet_doors(settings: Settings, instance_id: str, store: TabledStore) -> Fle
     """How the others are reached; None where the store is this daemon's alone."""
     if not isinstance(store, Mirror):
         return None
-    peers = grpc_peers(instance_id, message_bytes=settings.max_message_bytes)
+    peers = grpc_peers(
+        instance_id,
+        message_bytes=settings.max_message_bytes,
+        further=LATER_HEADERS if settings.skew else (),
+    )
     if isinstance(store.confirm, DirectHealth):
         store.confirm.peers = peers
     return FleetDoors(
@@ -157,6 +161,7 @@ def member_config(settings: Settings, instance_id: str) -> MemberConfig:
     """What a member of a fleet takes from the settings."""
     return MemberConfig(
         instance_id=instance_id,
+        skew=settings.skew,
         lease_s=settings.lease_s,
         load_timeout_s=settings.load_timeout_s,
         failure_expiry_s=settings.load_failure_expiry_s,

@@ -1,11 +1,16 @@
 """What a member of a fleet is made with: its own facts, and the doors to the others. Data."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from modelmesh.peers.door import Peers
 from modelmesh.policy.constraints import Constraints
 from modelmesh.registry.tables import TabledStore
+
+# What a later version may write that this one does not know: for tests of a fleet of both.
+LATER_FIELDS: Final[Mapping[str, object]] = {"later": {"than": "this version"}}
+LATER_HEADERS: Final = (("mm-hop-later", "1"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class MemberConfig:
     location: str = ""
     labels: tuple[str, ...] = ()
     constraints: Constraints | None = None
+    skew: bool = False  # behave as a later version may
 
 
 @dataclass(slots=True)

@@ -16,9 +16,9 @@ import structlog
 
 from modelmesh.api.asking import Answer, Tasks
 from modelmesh.domain.fleet import Hops
-from modelmesh.domain.instances import InstanceRecord, units_of
+from modelmesh.domain.instances import PROTOCOL, InstanceRecord, units_of
 from modelmesh.errors import Fault, MeshError
-from modelmesh.fleet_config import FleetDoors, MemberConfig
+from modelmesh.fleet_config import LATER_FIELDS, FleetDoors, MemberConfig
 from modelmesh.observe.tasks import logged, spawn, stop
 from modelmesh.peers.port import PeerPort
 from modelmesh.policy.placement import likely_replaced
@@ -131,6 +131,7 @@ class Member:
             self._limits,
             lambda: self.records.flush(_SETTLE_S),
         )
+        management.further_fields = LATER_FIELDS if self._config.skew else {}
         management.attach(
             self.view, self.decide, self.remote, self._look, self.records.forgiven,
             self._doors.accept_restore, self._reread,
@@ -321,7 +322,9 @@ class Member:
         age_ms = round((now - oldest) * 1000) if oldest <= now else 0
         return InstanceRecord(
             start_ms=self._wall_ms(),
-            version=config.version,
+            version=config.version + config.skew,
+            protocol=PROTOCOL + config.skew,
+            unknown=LATER_FIELDS if config.skew else {},
             zone=config.zone,
             location=config.location,
             labels=config.labels,

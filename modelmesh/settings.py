@@ -189,6 +189,10 @@ class Settings:
         "what is published instead, where the others reach the peer port under another address:"
         " behind a port mapping or a proxy",
         "tests/app/test_settings_fleet.py::test_peer_address")
+    skew: bool = _s(False, "MM_SKEW", "bool",
+        "for tests of a fleet of several versions: write what a later one may write, fields and"
+        " headers that this one does not know, and a higher version",
+        "tests/fleet/test_identity.py::test_daemons_of_several_versions")
     lease_s: float = _s(30.0, "MM_LEASE_SECS", "seconds",
         "how long a daemon that does not say so any more still counts as one of the fleet; who"
         " answers is found out in a second",

@@ -12,6 +12,7 @@ from typing import Any
 from modelmesh.domain.records import known_fields, packed, split_fields
 
 UNIT_BYTES = 8192
+PROTOCOL = 1  # the version of what daemons say to each other
 
 _FIELDS = {
     "startTime": "start_ms",
@@ -61,7 +62,7 @@ class InstanceRecord:
     address: str = ""
     epoch: int = 0
     victim_worth: float = 0.0
-    protocol: int = 1
+    protocol: int = PROTOCOL
     unknown: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property

@@ -12,6 +12,7 @@ from typing import Final
 from modelmesh.peers.members import Members
 from modelmesh.peers.suspicion import DEFAULT_TIMES, Times
 from modelmesh.wire.grpcio_caller import GrpcCaller
+from modelmesh.wire.transport import Metadata
 
 CONNECT_TIMEOUT_S: Final = 0.3
 KEEPALIVE_S: Final = 10.0
@@ -24,6 +25,7 @@ def grpc_peers(
     message_bytes: int = 16 << 20,
     times: Times = DEFAULT_TIMES,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    further: Metadata = (),
 ) -> Members:
     """The Peers door of the daemon `instance_id`; call it on the daemon's loop."""
     connect = partial(
@@ -33,4 +35,4 @@ def grpc_peers(
         keepalive_timeout_s=KEEPALIVE_TIMEOUT_S,
         connect_timeout_s=connect_timeout_s,
     )
-    return Members(instance_id, connect, monotonic, times)
+    return Members(instance_id, connect, monotonic, times, further)

@@ -18,7 +18,7 @@ from modelmesh.peers.forwarded import Finding, Forwarded, Question
 from modelmesh.peers.links import Connect, Links
 from modelmesh.peers.suspicion import DEFAULT_TIMES, Times
 from modelmesh.peers.watched import Watched
-from modelmesh.wire.transport import Call
+from modelmesh.wire.transport import Call, Metadata
 
 _NOT_KNOWN: Final = Failure(
     Code.UNAVAILABLE, "no such instance", Fault.PEER, Reason.NOT_HERE, executed=False
@@ -39,12 +39,15 @@ class Members:
         connect: Connect,
         clock: Callable[[], float],
         times: Times = DEFAULT_TIMES,
+        further: Metadata = (),
     ) -> None:
+        """`further`: headers that every call carries beside ours."""
         self._me = instance_id
         self._connect = connect
         self._links = Links(connect)
         self._clock = clock
         self._times = times
+        self._further = further
         self._watched: dict[str, Watched] = {}
         self._peers: dict[str, Peer] = {}
         self._leaving: set[Watched] = set()
@@ -102,7 +105,7 @@ class Members:
                 headers.sent_kind(call.kind),
                 call.body,
                 sent,
-                headers.to_metadata(hops, model_id, call.metadata),
+                (*headers.to_metadata(hops, model_id, call.metadata), *self._further),
                 call.deadline,
             )
         )

@@ -6,7 +6,7 @@ the way that a request takes: routing says where, this daemon or another one doe
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -55,6 +55,8 @@ class _Wish:
 
 class FleetManagement(Management):
     """`Management` of one member. `look(model_id)` reads a model from the store into the table."""
+
+    further_fields: Mapping[str, object] = {}  # of the records of models that are registered here
 
     def attach(
         self,
@@ -174,6 +176,8 @@ class FleetManagement(Management):
     ) -> ModelStatus:
         if self._view.draining and load_now:
             load_now = sync = False  # it will be loaded where it is asked for
+        if self.further_fields:
+            record = replace(record, unknown={**record.unknown, **self.further_fields})
         return await super().register(model_id, record, load_now, sync, balanced)
 
     # --- loading on purpose

@@ -244,6 +244,10 @@ class Fleet:
         """How often the model (or any) was loaded, in the whole fleet."""
         return sum(member.loads(model_id) for member in self)
 
+    def all_know(self, count: int) -> bool:
+        """Whether every daemon that runs knows so many models."""
+        return all(len(m.client.models()) >= count for m in self if m.runs)
+
     # --- what etcd has
 
     @property

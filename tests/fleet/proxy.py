@@ -80,6 +80,8 @@ class Link:
         self.address: Address = ("", 0)
         self.carried: Counter[str] = Counter()  # bytes, by direction
         self.struck: Counter[str] = Counter()  # chunks held, delayed; connections reset
+        self.look_for = b""  # counted in `seen` where it passes
+        self.seen = 0
 
     # --- for the test's thread
 
@@ -176,6 +178,7 @@ class Link:
                 sink.write(received)
                 await sink.drain()
                 self.carried[way] += len(received)
+                self.seen += bool(self.look_for) and self.look_for in received
         except OSError:
             pass
         finally:

@@ -33,8 +33,7 @@ def warm(fleet: Fleet) -> None:
     with Traffic(fleet.targets, WARM, skew=0, most=100) as traffic:
         traffic.finish(PATIENCE_S).assert_all_right(100)
     comes_true(fleet.settled)
-    for member in fleet:
-        comes_true(lambda member=member: len(member.client.models()) == len(fleet.models()))
+    comes_true(lambda: fleet.all_know(len(fleet.models())))
 
 
 def cold(part: str) -> list[str]:
