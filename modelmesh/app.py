@@ -12,9 +12,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Protocol
 
 import structlog
 import uvloop
@@ -40,7 +41,7 @@ from modelmesh.daemon import Daemon, Doors
 from modelmesh.errors import MeshError
 from modelmesh.observe import logs, spec
 from modelmesh.observe.metrics import Gauges, Metrics
-from modelmesh.observe.tasks import stop
+from modelmesh.observe.tasks import logged, stop
 from modelmesh.policy.constraints import parse as parse_constraints
 from modelmesh.registry.tables import TabledStore
 from modelmesh.serving import static
@@ -218,7 +219,7 @@ class App:
         grace_s = self.settings.shutdown_timeout_s
         end = time.monotonic() + grace_s
         if self._daemon is not None:
-            await self._daemon.hand_over(grace_s * _HAND_OVER_SHARE)
+            await logged(self._daemon.hand_over(grace_s * _HAND_OVER_SHARE), "hand over")
         await self._drain_ports(max(end - time.monotonic(), 1.0))
         for tasks in (self._grpc_port, self._operations, self._rest_tasks):
             if tasks is not None:
@@ -232,17 +233,28 @@ class App:
     async def _drain_ports(self, grace_s: float) -> None:
         """The public ports first, then the peers' (who serve those that were sent here a moment
         ago); metrics and probes answer until the calls have ended."""
-        public = [self._http[name].drain(grace_s) for name in ("rest",) if name in self._http]
         if self._grpc_port is not None:
             self._grpc_port.drain()
-        if self._grpc is not None:
-            public.append(self._grpc.drain(grace_s))
-        await asyncio.gather(*public)
-        if self._peers is not None:
-            await self._peers.drain(grace_s)
+        public = [self._http.get("rest"), self._grpc]
+        await drain_in_turn([public, [self._peers]], grace_s)
         await asyncio.gather(
             *(self._http[name].drain(1.0) for name in ("metrics", "probe") if name in self._http)
         )
+
+
+class Drains(Protocol):
+    """A server: takes nothing new, and waits for what it has, within this bound."""
+
+    async def drain(self, grace_s: float) -> None: ...
+
+
+async def drain_in_turn(stages: Sequence[Sequence[Drains | None]], grace_s: float) -> None:
+    """One stage after the other, all of them within the one bound."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace_s
+    for servers in stages:
+        left_s = max(end - loop.time(), 0.0)
+        await asyncio.gather(*(each.drain(left_s) for each in servers if each is not None))
 
 
 def run(settings: Settings, without_effect: Mapping[str, str]) -> int:
