@@ -7,7 +7,6 @@ replay it there. `modelmesh simulate --plant NAME` searches.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from modelmesh.cache.copies import Copies, Effects
@@ -163,9 +162,11 @@ class StaleWins(Plant):
 
 class _Insistent(Others):
     def failed(self, answer: Any, failure: Failure, metadata: Metadata = NO_METADATA) -> None:
-        if failure.code is Code.UNAVAILABLE and failure.fault is Fault.PEER:
-            failure = replace(failure, executed=False)
-        super().failed(answer, failure, metadata)
+        vanished = failure.code is Code.UNAVAILABLE and failure.fault is Fault.PEER
+        if vanished and failure.executed and not answer.superseded:
+            self._again(answer.served)
+        else:
+            super().failed(answer, failure, metadata)
 
 
 class ResendAnything(Plant):
