@@ -61,13 +61,19 @@ def _seen_s(served: Daemon, last: str, began: float) -> float:
     return time.monotonic() - began
 
 
-def _empty(folder: Path, server: EtcdServer) -> int:
+def _empty(folder: Path, server: EtcdServer) -> tuple[int, list[str]]:
     """Private bytes of a daemon that knows no model: the median of three."""
-    taken = []
+    taken, ready_s = [], []
     for n in range(3):
         with member(folder, server, f"empty{n}") as served:
             taken.append(trees.private_bytes(served.pid))
-    return int(statistics.median(taken))
+            ready_s.append((served.ready_s, trees.cpu_s(served.pid)))
+    empty = int(statistics.median(taken))
+    started_s, cpu_s = sorted(ready_s)[1]
+    return empty, [
+        f"| private bytes of an empty daemon | {empty / 1e6:.1f} MB | |",
+        f"| start to ready on no models (CPU {cpu_s:.1f} s) | {started_s:.1f} s | |",
+    ]
 
 
 def _writing(folder: Path, server: EtcdServer) -> list[str]:
@@ -107,11 +113,12 @@ def _reading(folder: Path, server: EtcdServer, empty: int) -> list[str]:
         with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
             started = [member(folder, server, each) for each in ids]
             daemons = list(pool.map(stack.enter_context, started))
-            for served in daemons:
+            spent = [trees.cpu_s(served.pid) for served in daemons]
+            for served, cpu_s in zip(daemons, spent, strict=True):
                 each = (trees.private_bytes(served.pid) - empty) / count
                 rows += [
-                    f"| start to ready on {count:,} models, {name} | {served.ready_s:.1f} s"
-                    f" | < {READY_BOUND_S} s |",
+                    f"| start to ready on {count:,} models, {name} (CPU {cpu_s:.1f} s)"
+                    f" | {served.ready_s:.1f} s | < {READY_BOUND_S} s |",
                     f"| private bytes a model, {name} | {each:.0f} | <= {BYTES_BOUND} |",
                 ]
             assert all(registered(served) == count for served in daemons)
@@ -122,8 +129,8 @@ def registry(folder: Path) -> list[str]:
     """Registrations, the start on them, and what each takes."""
     with etcd(folder) as server:
         lines = [f"| registry in {server.program} | | bound |", "|---|---|---|"]
-        empty = _empty(folder, server)
-        lines.append(f"| private bytes of an empty daemon | {empty / 1e6:.1f} MB | |")
+        empty, rows = _empty(folder, server)
+        lines += rows
         lines += _writing(folder, server)
         lines += _reading(folder, server, empty)
     return lines
