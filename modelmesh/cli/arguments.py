@@ -41,6 +41,7 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     _up(commands)
     _models(commands)
     _vmodels(commands)
+    _fleet(commands)
     _infer(commands)
     _simulate(commands)
     version = commands.add_parser("version", help="the version of this program")
@@ -103,6 +104,43 @@ def _models(commands: "Commands[argparse.ArgumentParser]") -> None:
         ("unregister", "forget the model; no error if there is none"),
     ):
         _action(actions, name, text).add_argument("model_id", metavar="ID")
+    _policy(actions)
+    watch = _action(actions, "watch", "a line for every model that changes, until Ctrl-C")
+    watch.add_argument("--prefix", default="", help="only ids that begin with this")
+    watch.add_argument(
+        "--events", type=_whole, default=0, metavar="N", help="end after so many of them"
+    )
+
+
+def _policy(actions: "Commands[argparse.ArgumentParser]") -> None:
+    policy = _action(actions, "policy", "how many copies, and what they count in an eviction")
+    policy.add_argument("model_id", metavar="ID")
+    policy.add_argument(
+        "--min-copies", type=int, metavar="N", help="never fewer; 0: the fleet decides"
+    )
+    policy.add_argument("--max-copies", type=int, metavar="N", help="never more; 0: no limit")
+    pinned = policy.add_mutually_exclusive_group()
+    pinned.add_argument(
+        "--pin", action="store_true", default=None, dest="pinned", help="never evict its last copy"
+    )
+    pinned.add_argument(
+        "--unpin", action="store_false", default=None, dest="pinned", help="it may go again"
+    )
+    policy.add_argument(
+        "--priority",
+        type=int,
+        metavar="P",
+        help="from -20 to 20: each step doubles or halves what its copies count",
+    )
+
+
+def _fleet(commands: "Commands[argparse.ArgumentParser]") -> None:
+    _action(commands, "instances", "the daemons of the fleet, and how they look from one of them")
+    _action(
+        commands,
+        "accept-restore",
+        "after a restore of the registry's store: what it lacks is gone, and not offered back",
+    )
 
 
 def _vmodels(commands: "Commands[argparse.ArgumentParser]") -> None:

@@ -66,6 +66,14 @@ def _command(args: argparse.Namespace) -> Command:
             from modelmesh.cli.vmodels import COMMANDS as VMODELS
 
             return VMODELS[args.action]
+        case "instances":
+            from modelmesh.cli.fleet import instances
+
+            return instances
+        case "accept-restore":
+            from modelmesh.cli.fleet import accept_restore
+
+            return accept_restore
         case "infer":
             from modelmesh.cli.infer import infer
 

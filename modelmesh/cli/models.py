@@ -146,6 +146,33 @@ def explain(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def policy(args: argparse.Namespace) -> int:
+    """Wish for one model; without a wish, show those that it has."""
+    names = ("min_copies", "max_copies", "pinned", "priority")
+    wishes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if any(wishes.get(name, 0) < 0 for name in ("min_copies", "max_copies")):
+        raise BadUsage("copies must not be negative.")
+    request = admin_pb2.SetModelPolicyRequest(model_id=args.model_id, **wishes)
+    with daemon(args.address) as there:
+        answer = there.admin.SetModelPolicy(request, timeout=args.timeout)
+    show(args, showing.policy(answer.model), showing.policy_text)
+    return Exit.OK
+
+
+def watch(args: argparse.Namespace) -> int:
+    """A line for each change. No bound on the wait: nothing may change for days."""
+    told = 0
+    with daemon(args.address) as there:
+        for event in there.admin.WatchModels(admin_pb2.WatchModelsRequest(prefix=args.prefix)):
+            if event.kind != admin_pb2.ModelEvent.WATCHING:
+                told += 1
+            show(args, showing.event(event), showing.event_text)
+            sys.stdout.flush()
+            if told and told == args.events:
+                break
+    return Exit.OK
+
+
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "register": register,
     "list": list_models,
@@ -154,4 +181,6 @@ COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "unload": unload,
     "unregister": unregister,
     "explain": explain,
+    "policy": policy,
+    "watch": watch,
 }

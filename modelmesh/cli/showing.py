@@ -16,9 +16,14 @@ from modelmesh.pb import admin_pb2, model_mesh_pb2
 Document = dict[str, Any]
 
 _State = model_mesh_pb2.ModelStatusInfo.ModelStatus
+_POLICY_KEYS = ("min_copies", "max_copies", "pinned", "priority")
 _MODEL_KEYS = (
     *("model_id", "type", "path", "key", "state", "size_bytes", "last_used_ms"),
-    *("tier", "reason", "warnings", "in_use"),
+    *("tier", "reason", "warnings", "in_use", "instances", *_POLICY_KEYS),
+)
+_INSTANCE_KEYS = (
+    *("instance_id", "address", "zone", "location", "labels", "capacity_bytes", "used_bytes"),
+    *("models", "loading", "calls_per_minute", "draining", "health"),
 )
 _RESULT_KEYS = ("model_id", "error", "code")
 _EXPLANATION_KEYS = (
@@ -48,7 +53,24 @@ def status(model_id: str, answer: model_mesh_pb2.ModelStatusInfo) -> Document:
 def model(one: admin_pb2.Model) -> Document:
     """One row of a listing."""
     document = {name: getattr(one, name) for name in _MODEL_KEYS}
-    return {**document, "warnings": list(one.warnings)}
+    return {**document, "warnings": list(one.warnings), "instances": list(one.instances)}
+
+
+def policy(one: admin_pb2.Model) -> Document:
+    """What is wished for a model."""
+    return {name: getattr(one, name) for name in ("model_id", *_POLICY_KEYS)}
+
+
+def event(one: admin_pb2.ModelEvent) -> Document:
+    """One change; the first event of a watch has no model."""
+    document = {"event": admin_pb2.ModelEvent.Kind.Name(one.kind)}
+    return {**document, "model": model(one.model)} if one.HasField("model") else document
+
+
+def instance(one: admin_pb2.ListInstancesResponse.Instance) -> Document:
+    """One daemon of the fleet."""
+    document = {name: getattr(one, name) for name in _INSTANCE_KEYS}
+    return {**document, "labels": list(one.labels)}
 
 
 def explanation(answer: admin_pb2.ExplainModelResponse) -> Document:
@@ -84,12 +106,15 @@ def status_text(document: Document) -> str:
 
 
 def models_text(document: Document) -> str:
+    """A fleet's rows say where too."""
     now_ms = time.time_ns() // 1_000_000
+    in_fleet = any(model["instances"] for model in document["models"])
     rows = [
         (
             model["model_id"],
             model["type"],
             model["state"],
+            *([" ".join(model["instances"])] if in_fleet else []),
             size(model["size_bytes"]) if model["size_bytes"] else "",
             model["tier"],
             age(model["last_used_ms"], now_ms),
@@ -97,8 +122,45 @@ def models_text(document: Document) -> str:
         )
         for model in document["models"]
     ]
-    head = ("MODEL", "TYPE", "STATE", "SIZE", "TIER", "USED", "WHY")
-    return table(head, rows, right=(3,))
+    where = ("WHERE",) if in_fleet else ()
+    head = ("MODEL", "TYPE", "STATE", *where, "SIZE", "TIER", "USED", "WHY")
+    return table(head, rows, right=(3 + in_fleet,))
+
+
+def policy_text(document: Document) -> str:
+    most = document["max_copies"] or "any number"
+    pinned = ", pinned" if document["pinned"] else ""
+    copies = f"{document['min_copies']} to {most} copies"
+    return f"{clean(document['model_id'])}: {copies}, priority {document['priority']}{pinned}"
+
+
+def event_text(document: Document) -> str:
+    if "model" not in document:
+        return "watching"
+    model = document["model"]
+    where = f" on {' '.join(model['instances'])}" if model["instances"] else ""
+    return clean(
+        f"{document['event'].lower()} {model['model_id']} {model['state']}{where}".rstrip()
+    )
+
+
+def instances_text(document: Document) -> str:
+    rows = [
+        (
+            one["instance_id"],
+            one["health"] + (", leaving" if one["draining"] else ""),
+            one["address"],
+            one["zone"],
+            str(one["models"]),
+            size(one["used_bytes"]),
+            size(one["capacity_bytes"]),
+            str(one["calls_per_minute"]),
+            " ".join(one["labels"]),
+        )
+        for one in document["instances"]
+    ]
+    names = ("INSTANCE", "HEALTH", "ADDRESS", "ZONE", "MODELS", "USED", "OF", "CALLS/MIN", "LABELS")
+    return table(names, rows, right=(4, 5, 6, 7))
 
 
 def results_text(document: Document) -> str:

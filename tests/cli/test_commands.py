@@ -148,7 +148,8 @@ def test_the_listing_shows_where_a_model_is(served: Served) -> None:
     model = served.run("models", "list", "--prefix", "模", "--json").document["models"][0]
     assert model.keys() == {
         *("model_id", "type", "path", "key", "state", "size_bytes", "last_used_ms"),
-        *("tier", "reason", "warnings", "in_use"),
+        *("tier", "reason", "warnings", "in_use", "instances"),
+        *("min_copies", "max_copies", "pinned", "priority"),
     }
     assert (model["state"], model["tier"]) == ("LOADED", "shared")
 
