@@ -212,7 +212,6 @@ UNKNOWN_METHODS: Final = (
     "/inference.GRPCInferenceService/ModelStreamInfer",
     "/inference.GRPCInferenceService/modelInfer",
     "/mmesh.ModelMesh/no",
-    "/mmesh.ModelMesh/setVModel",
     "/modelmesh.admin.v1.Admin/no",
     "/no.Such/Method",
     "/",
