@@ -78,7 +78,7 @@ class Instance:
         self.calls_ended = 0
         self._idle: asyncio.Event | None = None
         self._view = view or View(parts)
-        self._decide = decide or self._decide_alone
+        self._decide: Decide = decide or partial(route, self._view)
         self._walks: Walks | None = None
         self._unsubscribe = self._models.subscribe(self._registry_changed)
 
@@ -87,9 +87,6 @@ class Instance:
     def join(self, walks: Walks) -> None:
         """There are others; to be said before the first call."""
         self._walks = walks
-
-    def _decide_alone(self, served: Served, now: float) -> FleetRoute:
-        return route(self._view, served, now)
 
     def infer(
         self, model_id: str, call: Call, hops: Hops = FROM_CALLER, balanced: bool = False
@@ -138,7 +135,7 @@ class Instance:
         """Hear of it if the caller leaves (at once, if it has left already)."""
         if not served.watched:
             served.watched = True
-            served.when_gone(lambda: self._left(served))
+            served.when_gone(partial(self._left, served))
 
     def _serve(self, served: Served, now: float) -> None:
         copy = self._copies.acquire(served.model_id, now)
@@ -147,7 +144,9 @@ class Instance:
             return
         served.copy = copy
         served.invoked = now
-        self._watch(served)
+        if not served.watched:  # as `_watch`, without a frame: this is every warm call
+            served.watched = True
+            served.when_gone(partial(self._left, served))
         if 0 <= self._inflight_limit(served.model_id) < copy.in_use:
             served.finish(_MODEL_BUSY)
             return
