@@ -44,6 +44,7 @@ class Word(StrEnum):
     FAILED = "failed"
     GONE = "gone"
     FORGIVEN = "forgiven"  # what failed here counts no longer
+    USED = "used"  # at_ms is when
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,11 @@ class CopyRecords:
     def forgiven(self, model_id: str) -> None:
         """What failed here is long ago, or somebody wants another try."""
         self._say(model_id, Word.FORGIVEN)
+
+    def used(self, model_id: str, at_ms: int) -> None:
+        """It was used here then. What else is to be said of it goes first."""
+        if model_id not in self._pending:
+            self._pend(model_id, Said(Word.USED, at_ms))
 
     def say_loaded(self, model_ids: Iterable[str]) -> None:
         """All of these are loaded here: what the store says after an outage may be older."""
@@ -283,6 +289,8 @@ def _saying(record: ModelRecord, me: str, said: Said) -> ModelRecord:
         return record.without_copy(me)
     if said.word is Word.FORGIVEN:
         return record.without_failure(me)
+    if said.word is Word.USED:
+        return record.used_at(max(said.at_ms, record.last_used_ms))
     if me in record.loaded_in:
         return record
     return record.loaded(me, said.at_ms)

@@ -164,6 +164,11 @@ class FleetView(View):
         known = self._copies.known_bytes(model_id)
         return Weight(known or self._default_size_bytes)
 
+    def used_ms(self, model_id: str) -> int:
+        """When the copy here was used last; 0: not since it was loaded, if it is."""
+        copy = self._copies.get(model_id)
+        return round(self.record_ms(copy.last_used)) if copy is not None and copy.uses else 0
+
     def record_ms(self, now: float) -> float:
         return self._wall_ms() - (self._clock() - now) * 1000
 

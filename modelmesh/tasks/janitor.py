@@ -2,7 +2,8 @@
 
 Bulk writes may be lost with a daemon, a restore may bring back what was long gone, and a record may
 name a copy of an earlier life of this instance: once a minute every record that names us is held
-against what is here. Also drops what failed here long ago.
+against what is here. Also drops what failed here long ago, and
+notes uses.
 
 Bounded per turn of the loop: records are looked at in small chunks, and only those that hold our
 name are decoded.
@@ -16,6 +17,9 @@ from modelmesh.domain.records import ModelRecord
 from modelmesh.registry.tables import Table
 
 PERIOD_S: Final = 60.0
+# Uses are noted to the hour: who lists, and who loads ahead, needs no more, and a write a model and
+# minute would be most of what a registry does.
+SLACK_MS: Final = 3_600_000
 _CHUNK: Final = 500
 
 
@@ -26,6 +30,9 @@ class Here(Protocol):
 
     def is_coming(self, model_id: str) -> bool: ...
 
+    def used_ms(self, model_id: str) -> int:
+        """When the copy here was used last (wall clock); 0: not since it was loaded."""
+
 
 class Words(Protocol):
     """Says what became of copies (`registry.claims`)."""
@@ -35,6 +42,8 @@ class Words(Protocol):
     def gone(self, model_id: str) -> None: ...
 
     def forgiven(self, model_id: str) -> None: ...
+
+    def used(self, model_id: str, at_ms: int) -> None: ...
 
 
 class Janitor:
@@ -81,6 +90,8 @@ class Janitor:
             self._words.gone(model_id)
         elif self._wall_ms() - record.failed_in.get(self._me, self._wall_ms()) > self._expiry_ms:
             self._words.forgiven(model_id)
+        elif loaded and (used_ms := self._here.used_ms(model_id)) > record.last_used_ms + SLACK_MS:
+            self._words.used(model_id, used_ms)
         else:
             return False
         return True

@@ -289,3 +289,20 @@ def test_after_an_outage_only_what_the_store_does_not_know_is_said() -> None:
             assert a.pending == 1
 
     run(main())
+
+
+def test_a_use_is_noted_behind_what_else_there_is_to_say() -> None:
+    async def main() -> None:
+        async with Counted() as store, one(store, "a") as a:
+            models = await models_of(store, 2)
+            a.used("m0", 5000)
+            a.loaded("m1")
+            a.used("m1", 5000)
+            assert await a.flush(5)
+            assert models.get("m0") == ModelRecord("dummy", last_used_ms=5000)
+            assert models.get("m1").loaded_in.keys() == {"a"}  # type: ignore[union-attr]
+            a.used("m0", 4000)  # the clock of another one was ahead
+            assert await a.flush(5)
+            assert models.get("m0") == ModelRecord("dummy", last_used_ms=5000)
+
+    run(main())

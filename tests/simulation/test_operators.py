@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
+from modelmesh.registry.store import MODELS
 from modelmesh.serving.status import State
 from modelmesh.simulation.doors import TYPE
 from modelmesh.simulation.world import World
@@ -61,5 +62,41 @@ def test_an_outage_of_a_minute_is_a_handful_of_lines() -> None:
         assert said["copy records wait for the store"] == 3, said
         assert said["the lease could not be kept"] == 3, said
         assert said["this instance could not be published"] <= 3, said
+
+    fleet(scenario)
+
+
+def test_the_registry_knows_within_an_hour_when_a_model_was_used() -> None:
+    async def scenario(world: World) -> None:
+        def noted_ms() -> int:
+            entry = world.store.space.get(MODELS + "m")
+            assert entry is not None
+            return ModelRecord.from_json(entry.value).last_used_ms
+
+        await world.register("a", ("m", ""), ("other", ""))
+        await use(world, "m", 5, 1)
+        used_ms = world.wall_ms()
+        await asyncio.sleep(100)  # a round of the janitor
+        first_ms = noted_ms()
+        assert used_ms - 5000 <= first_ms <= used_ms
+        await use(world, "m", 5, 1)
+        await asyncio.sleep(100)
+        assert noted_ms() == first_ms, "a write for every round"
+        await asyncio.sleep(3600)
+        await use(world, "m", 5, 1)
+        await asyncio.sleep(100)
+        assert noted_ms() > first_ms + 3_600_000
+
+    fleet(scenario)
+
+
+def test_a_load_ahead_is_no_use() -> None:
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", ""))
+        await asyncio.sleep(200)  # the leader loads it, since there is room
+        assert holders(world, "m"), "nobody loaded it: the scenario shows nothing"
+        entry = world.store.space.get(MODELS + "m")
+        assert entry is not None
+        assert ModelRecord.from_json(entry.value).last_used_ms < world.wall_ms() - 3_600_000
 
     fleet(scenario)

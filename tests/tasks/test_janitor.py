@@ -9,12 +9,14 @@ from modelmesh.domain.records import ModelRecord
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.store import MODELS, Put
 from modelmesh.simulation.clock import run
-from modelmesh.tasks.janitor import Janitor
+from modelmesh.tasks.janitor import SLACK_MS, Janitor
 
 NOW_MS = 10_000_000
 PLAIN = ModelRecord("dummy")
-MINE = PLAIN.claimed("me", 1).loaded("me", 2)
 OLD_MS = NOW_MS - 900_001
+USED_MS = 5_000_000
+NOTED_MS = USED_MS - SLACK_MS
+MINE = PLAIN.claimed("me", 1).loaded("me", 2).used_at(NOTED_MS)
 
 
 class Here:
@@ -26,6 +28,9 @@ class Here:
 
     def is_coming(self, model_id: str) -> bool:
         return model_id == self._coming
+
+    def used_ms(self, model_id: str) -> int:
+        return USED_MS if model_id == self._loaded else 0
 
 
 class Words:
@@ -43,6 +48,10 @@ class Words:
     def forgiven(self, model_id: str) -> None:
         self.said.append(("forgiven", model_id))
 
+    def used(self, model_id: str, at_ms: int) -> None:
+        assert at_ms == USED_MS
+        self.said.append(("used", model_id))
+
 
 async def swept(records: dict[str, bytes], loaded: str = "", coming: str = "") -> Words:
     store, words = MemoryStore(), Words()
@@ -59,6 +68,8 @@ async def swept(records: dict[str, bytes], loaded: str = "", coming: str = "") -
     ("record", "here", "word"),
     [
         (MINE, "loaded", ""),
+        (MINE.used_at(NOTED_MS - 1), "loaded", "used"),
+        (MINE.used_at(NOTED_MS - 1), "coming", ""),
         (PLAIN, "loaded", "loaded"),
         (PLAIN.claimed("me", 1), "loaded", "loaded"),
         (PLAIN.loaded("you", 1), "loaded", "loaded"),
