@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -328,12 +328,10 @@ def owner_of(address: Address, names: Mapping[int, str]) -> str:
     """The name of the process (by pid) that has this end of a loopback connection; else ""."""
     inode = _inode_of(address)
     for pid, name in names.items():
-        try:
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):  # closed meanwhile
                 if os.readlink(descriptor) == f"socket:[{inode}]":
                     return name
-        except OSError:
-            continue
     return ""
 
 
@@ -341,10 +339,11 @@ def _inode_of(address: Address) -> str:
     host, port = address
     number = int.from_bytes(bytes(map(int, host.split("."))), "little")
     wanted = f"{number:08X}:{port:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        columns = line.split()
-        if columns[1] == wanted:
-            return columns[9]
+    for table in ("tcp", "tcp6"):  # gRPC's sockets are of the newer kind, with mapped addresses
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[1].endswith(wanted):
+                return columns[9]
     return "?"
 
 

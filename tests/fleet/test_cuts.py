@@ -39,6 +39,10 @@ def converges(fleet: Fleet) -> None:
     assert set(fleet.models()) >= {*MODELS, "cold-1", "cold-2"}
 
 
+def told_of_b(fleet: Fleet, event: str) -> bool:
+    return all(fleet[name].said(event, peer="b") for name in "ac")
+
+
 @pytest.fixture
 def fleet(etcd: EtcdServer, start_fleet: StartFleet) -> Fleet:
     fleet = start_fleet(etcd, *ALL, linked=True, MM_LEASE_SECS=str(LEASE_S))
@@ -76,12 +80,12 @@ def test_from_all_peers(how: str, fleet: Fleet) -> None:
         link.disturb(FAULTS[how])
         for name in "ac":
             assert fleet[name].client.infer(sole, timeout_s=PATIENCE_S)["model"] == sole
-            assert fleet[name].said("peer does not answer", peer="b")
+        comes_true(lambda: told_of_b(fleet, "peer does not answer"))
         assert link.struck.total()
         assert fleet["a"].loads(sole) + fleet["c"].loads(sole) >= 1
         traffic.more(300)
         link.heal()
-        comes_true(lambda: all(fleet[name].said("peer answers again") for name in "ac"))
+        comes_true(lambda: told_of_b(fleet, "peer answers again"))
         converges(fleet)
     traffic.report.assert_all_right(350)
 
@@ -95,7 +99,7 @@ def test_from_one_peer(fleet: Fleet) -> None:
     with Traffic(fleet.targets, MODELS, rate=150) as traffic:
         assert fleet["a"].client.infer(sole, timeout_s=PATIENCE_S)["model"] == sole
         assert link.struck["held"]
-        assert fleet["a"].said("peer does not answer", peer="b")
+        comes_true(lambda: fleet["a"].said("peer does not answer", peer="b"))
         assert not fleet["c"].said("peer does not answer", peer="b")
         traffic.more(300)
         link.heal()
@@ -121,8 +125,8 @@ def test_connections_that_break_in_the_middle(fleet: Fleet) -> None:
     with Traffic(fleet.targets, MODELS, in_flight=16) as traffic:
         broken = 0
         for _ in range(10):
-            traffic.more(30)
+            traffic.more(200)  # a call is repeated once: none shall be struck twice
             broken += sum(link.reset() for link in fleet.peer_links.values())
         traffic.more(30)
     assert broken >= 10
-    traffic.report.assert_all_right(330)
+    traffic.report.assert_all_right(2000)

@@ -63,7 +63,7 @@ def test_unplugged(fleet: Fleet, net: Networks) -> None:
         traffic.more(50)
         net.unplug("b")
         assert fleet["a"].client.infer(sole, timeout_s=PATIENCE_S)["model"] == sole
-        assert fleet["a"].said("peer does not answer", peer="b")
+        comes_true(lambda: fleet["a"].said("peer does not answer", peer="b"))
         comes_true(lambda: "b" not in fleet.instances())
         traffic.more(300)
         net.plug("b")
@@ -82,7 +82,7 @@ def test_one_way(sender: str, receiver: str, fleet: Fleet, net: Networks) -> Non
         traffic.more(50)
         net.lose(sender, receiver)
         assert fleet["a"].client.infer(sole, timeout_s=PATIENCE_S)["model"] == sole
-        assert fleet["a"].said("peer does not answer", peer="b")
+        comes_true(lambda: fleet["a"].said("peer does not answer", peer="b"))
         assert not fleet["c"].said("peer does not answer")
         traffic.more(300)
         net.find(sender, receiver)
