@@ -17,7 +17,7 @@ import structlog
 from modelmesh.api.asking import Answer, Tasks
 from modelmesh.domain.fleet import Hops
 from modelmesh.domain.instances import PROTOCOL, InstanceRecord, units_of
-from modelmesh.errors import Fault, MeshError
+from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.fleet_config import LATER_FIELDS, FleetDoors, MemberConfig
 from modelmesh.observe.tasks import logged, spawn, stop
 from modelmesh.peers.port import PeerPort
@@ -50,6 +50,13 @@ from modelmesh.wire.transport import NO_METADATA, Call
 _SETTLE_S = 1.0
 
 _JOIN_RETRY_S = 1.0
+
+_NOTHING_KNOWN = Failure(
+    Code.UNAVAILABLE,
+    "the registry's store does not answer, and no snapshot of it tells of any model",
+    Fault.STORE,
+    retry_after_s=1.0,
+)
 
 log = structlog.get_logger("fleet")
 
@@ -181,8 +188,10 @@ class Member:
         try:
             await self._take_part()
         except MeshError as error:
-            if error.failure.fault is not Fault.STORE or not len(self._parts.models):
+            if error.failure.fault is not Fault.STORE:
                 raise
+            if not len(self._parts.models):
+                raise MeshError(_NOTHING_KNOWN) from error
             log.warning("joins later", failure=error.failure.message)
             self._joining = spawn(self._join_later(), "join")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 from structlog.testing import capture_logs
 
@@ -9,8 +10,10 @@ from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
 from modelmesh.registry.store import MODELS
 from modelmesh.serving.status import State
+from modelmesh.simulation.clock import run
 from modelmesh.simulation.doors import TYPE
-from modelmesh.simulation.world import World
+from modelmesh.simulation.store import StoreLink
+from modelmesh.simulation.world import Parts, World
 from tests.simulation.test_rounds import holders, key, use
 from tests.simulation.test_world import fleet
 
@@ -100,3 +103,25 @@ def test_a_load_ahead_is_no_use() -> None:
         assert ModelRecord.from_json(entry.value).last_used_ms < world.wall_ms() - 3_600_000
 
     fleet(scenario)
+
+
+class _Down(StoreLink):
+    """To a store that refuses connections."""
+
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
+        self.down = True
+
+
+class _NoStore(Parts):
+    link = _Down
+
+
+def test_a_start_that_finds_neither_store_nor_snapshot_says_so() -> None:
+    async def main() -> None:
+        world = World(1, 100_000, parts=_NoStore())
+        assert await world.start("a") is None
+        assert "no snapshot" in world.why_not_started
+        await world.close()
+
+    run(main())
