@@ -2,7 +2,7 @@
 #
 #   make run [GRPC_PORT=8033 REST_PORT=8008 METRICS_PORT=2112 DATA_DIR=data CAPACITY=bytes]
 #   make fleet [PODS=3 DATA_DIR=data BASE_PORT=port CAPACITY=bytes ETCD=url]   many of them, and an etcd
-#   make test    everything that must hold, `make check` inside it
+#   make test    everything that must hold, `make check` inside it; make test-fleet: whole fleets only
 #   make simulate [SEEDS=100 FIRST_SEED=0 PLANT=name]   whole fleets with faults in virtual time
 #   make bench   the figures of the README, measured on this machine; bench-fleet: those of a fleet
 
@@ -22,7 +22,7 @@ PODS ?= 3
 SEEDS ?= 100
 FIRST_SEED ?= 0
 
-.PHONY: run fleet simulate test check bench bench-fleet format protos docs pins clean
+.PHONY: run fleet simulate test test-fleet check bench bench-fleet format protos docs pins clean
 
 run: $(VENV)/.run
 	@$(BIN)/python examples/quickstart.py --grpc-port $(GRPC_PORT) --rest-port $(REST_PORT) \
@@ -34,6 +34,10 @@ fleet: $(VENV)/.fleet
 
 test: $(VENV)/.test check
 	$(BIN)/python -m pytest tests -n 3 --dist loadfile
+
+# Real daemons, a real etcd, real sockets: a part of `make test`.
+test-fleet: $(VENV)/.test
+	$(BIN)/python -m pytest tests/fleet -n 3 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

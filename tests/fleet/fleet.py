@@ -221,7 +221,10 @@ class Fleet:
     def end(self) -> None:
         with ThreadPoolExecutor(len(self.members) or 1) as pool:
             list(pool.map(Member.end, self))
-        for member in self:  # shown where a test has failed
+
+    def tell(self) -> None:
+        """What their logs say: shown where a test has failed."""
+        for member in self:
             print(f"--- {member.instance_id} at {member.host}", *member.complaints(), sep="\n")
 
     # --- models
@@ -310,9 +313,17 @@ def loaded_in(client: Client) -> int:
 
 @contextmanager
 def fleet_of(
-    etcd: EtcdServer, folder: Path, *instance_ids: str, linked: bool = False, **settings: str
+    etcd: EtcdServer,
+    folder: Path,
+    *instance_ids: str,
+    linked: bool = False,
+    quiet: bool = False,
+    **settings: str,
 ) -> Iterator[Fleet]:
-    """A ready fleet with these members; nothing of it is left afterwards."""
+    """A ready fleet with these members; nothing of it is left afterwards.
+
+    `quiet`: nothing is said of what their logs say.
+    """
     proxy = Proxy() if linked else None
     fleet = Fleet(etcd, folder, proxy, **settings)
     try:
@@ -320,6 +331,8 @@ def fleet_of(
         yield fleet
     finally:
         fleet.end()
+        if not quiet:
+            fleet.tell()
         if proxy is not None:
             proxy.close()
 

@@ -1,113 +1,20 @@
-"""A fleet whose store dies, hangs, forgets or goes back in time: nothing is lost.
-
-Inference goes on, cold loads of known models included; management says UNAVAILABLE; and when the
-store is back, records and daemons agree again.
-"""
+"""A fleet whose store forgets, is compacted, loses its leader or goes back in time."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fleet.conftest import VERSION, StartFleet
-from tests.fleet.fleet import PATIENCE_S, Fleet, comes_true
+from tests.fleet.fleet import comes_true
+from tests.fleet.known import ALL, LEASE_S, WARM, cold, converges, serve_cold, still_loaded, warm
 from tests.fleet.proxy import CUT
 from tests.fleet.traffic import Traffic
 from tests.registry.etcd_server import PROGRAMS, EtcdServer, cluster
 
 pytestmark = pytest.mark.timeout(300)
-
-ALL = ("a", "b", "c")
-WARM = [f"warm-{n:02}" for n in range(20)]
-LEASE_S = 6
-# Longer than the lease; the full time is for `make test-fleet`.
-OUTAGES = [10, pytest.param(60, marks=pytest.mark.slow)]
-
-
-def warm(fleet: Fleet) -> None:
-    """Models that are loaded, and some that are only known."""
-    fleet.dummies(*WARM, size_bytes=1_000_000)
-    fleet.dummies(*cold("x"), *cold("y"), size_bytes=1_000_000, load_s=0.05)
-    with Traffic(fleet.targets, WARM, skew=0, most=100) as traffic:
-        traffic.finish(PATIENCE_S).assert_all_right(100)
-    comes_true(fleet.settled)
-    comes_true(lambda: fleet.all_know(len(fleet.models())))
-
-
-def cold(part: str) -> list[str]:
-    return [f"cold-{part}-{n}" for n in range(6)]
-
-
-def serve_cold(fleet: Fleet, part: str) -> None:
-    """Each cold model is loaded and answers, at whichever daemon it is asked for."""
-    for n, model_id in enumerate(cold(part)):
-        assert fleet.loads(model_id) == 0
-        answer = fleet[ALL[n % 3]].client.infer(model_id, timeout_s=PATIENCE_S)
-        assert answer["model"] == model_id
-
-
-def all_said(fleet: Fleet, event: str) -> Callable[[], bool]:
-    return lambda: all(member.said(event) for member in fleet)
-
-
-def converges(fleet: Fleet) -> None:
-    """All are there, all is registered, and every record is true."""
-    comes_true(lambda: set(fleet.instances()) >= {m.instance_id for m in fleet if m.runs})
-    assert set(fleet.models()) >= {*WARM, *cold("x"), *cold("y")}
-    comes_true(fleet.settled, 2 * PATIENCE_S)
-    fleet.any.dummies("after")
-    for member in fleet:
-        assert member.client.infer("after")["model"] == "after"
-
-
-def still_loaded(fleet: Fleet, before: int) -> None:
-    """Nobody let go of anything."""
-    assert not [line for member in fleet for line in member.said("model unloads")]
-    assert fleet.loads() >= before
-
-
-@pytest.mark.parametrize("outage_s", OUTAGES)
-def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
-    fleet = start_fleet(own_etcd, *ALL, MM_LEASE_SECS=str(LEASE_S))
-    warm(fleet)
-    loads = fleet.loads()
-    with Traffic(fleet.targets, WARM, rate=100) as traffic:
-        own_etcd.kill()
-        comes_true(all_said(fleet, "the registry's store does not answer"))
-        serve_cold(fleet, "x")
-        assert fleet.any.mesh is not None
-        with pytest.raises(Exception, match="UNAVAILABLE"):
-            fleet.any.dummies("new")
-        traffic.more(100 * outage_s)
-        own_etcd.start()
-        comes_true(all_said(fleet, "the registry's store answers again"))
-        serve_cold(fleet, "y")
-        converges(fleet)
-    traffic.report.assert_all_right(100 * outage_s)
-    assert not traffic.report.broken
-    still_loaded(fleet, loads + 12)
-
-
-def test_paused_past_the_lease(own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
-    fleet = start_fleet(own_etcd, *ALL, MM_LEASE_SECS=str(LEASE_S))
-    warm(fleet)
-    loads, epochs = fleet.loads(), {k: v.epoch for k, v in fleet.instances().items()}
-    with Traffic(fleet.targets, WARM, rate=100) as traffic:
-        own_etcd.pause()
-        comes_true(all_said(fleet, "the registry's store does not answer"))
-        serve_cold(fleet, "x")
-        traffic.more(100 * LEASE_S * 2)
-        own_etcd.resume()
-        comes_true(lambda: {k: v.epoch for k, v in fleet.instances().items()}.keys() == set(ALL))
-        comes_true(
-            lambda: any(v.epoch > epochs[k] for k, v in fleet.instances().items())
-        )  # the leases had expired: that was the fault
-        serve_cold(fleet, "y")
-        converges(fleet)
-    traffic.report.assert_all_right(100 * LEASE_S * 2)
-    still_loaded(fleet, loads + 12)
 
 
 def test_lease_revoked(own_etcd: EtcdServer, start_fleet: StartFleet) -> None:

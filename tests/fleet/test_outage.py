@@ -1,0 +1,68 @@
+"""A fleet whose store dies or hangs: inference goes on, cold loads of known models included.
+
+Management says UNAVAILABLE meanwhile; when the store is back, records and daemons agree again.
+"""
+
+import pytest
+
+from tests.fleet.conftest import StartFleet
+from tests.fleet.fleet import comes_true
+from tests.fleet.known import (
+    ALL,
+    LEASE_S,
+    WARM,
+    all_said,
+    converges,
+    serve_cold,
+    still_loaded,
+    warm,
+)
+from tests.fleet.traffic import Traffic
+from tests.registry.etcd_server import EtcdServer
+
+pytestmark = pytest.mark.timeout(300)
+
+# Longer than the lease; the full time takes its minute.
+OUTAGES = [10, pytest.param(60, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("outage_s", OUTAGES)
+def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
+    fleet = start_fleet(own_etcd, *ALL, MM_LEASE_SECS=str(LEASE_S))
+    warm(fleet)
+    loads = fleet.loads()
+    with Traffic(fleet.targets, WARM, rate=100) as traffic:
+        own_etcd.kill()
+        comes_true(all_said(fleet, "the registry's store does not answer"))
+        serve_cold(fleet, "x")
+        assert fleet.any.mesh is not None
+        with pytest.raises(Exception, match="UNAVAILABLE"):
+            fleet.any.dummies("new")
+        traffic.more(100 * outage_s)
+        own_etcd.start()
+        comes_true(all_said(fleet, "the registry's store answers again"))
+        serve_cold(fleet, "y")
+        converges(fleet)
+    traffic.report.assert_all_right(100 * outage_s)
+    assert not traffic.report.broken
+    still_loaded(fleet, loads + 12)
+
+
+def test_paused_past_the_lease(own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
+    fleet = start_fleet(own_etcd, *ALL, MM_LEASE_SECS=str(LEASE_S))
+    warm(fleet)
+    loads, epochs = fleet.loads(), {k: v.epoch for k, v in fleet.instances().items()}
+    with Traffic(fleet.targets, WARM, rate=100) as traffic:
+        own_etcd.pause()
+        comes_true(all_said(fleet, "the registry's store does not answer"))
+        serve_cold(fleet, "x")
+        traffic.more(100 * LEASE_S * 2)
+        own_etcd.resume()
+        comes_true(lambda: {k: v.epoch for k, v in fleet.instances().items()}.keys() == set(ALL))
+        comes_true(
+            lambda: any(v.epoch > epochs[k] for k, v in fleet.instances().items())
+        )  # the leases had expired: that was the fault
+        serve_cold(fleet, "y")
+        converges(fleet)
+    traffic.report.assert_all_right(100 * LEASE_S * 2)
+    still_loaded(fleet, loads + 12)
