@@ -1,5 +1,7 @@
 """Daemons that die, leave, stall and come back under load: their callers notice nothing."""
 
+import signal
+
 import pytest
 
 from tests.fleet.conftest import StartFleet
@@ -86,3 +88,25 @@ def test_pause(etcd: EtcdServer, start_fleet: StartFleet) -> None:
     assert not traffic.report.broken
     comes_true(fleet.settled)
     fleet["b"].client.infer(sole)
+
+
+def test_killed_while_it_hands_over(etcd: EtcdServer, start_fleet: StartFleet) -> None:
+    """Half of its copies are elsewhere, its record says that it leaves, and then it is gone."""
+    fleet = start_fleet(etcd, "a", "b", "c", MM_LEASE_SECS="10")
+    spread(fleet)
+    with Traffic(fleet.targets, MODELS, in_flight=IN_FLIGHT, rate=300) as traffic:
+        traffic.more(100)
+        fleet["b"].process.signal(signal.SIGTERM)
+        comes_true(lambda: "b" not in fleet.instances() or fleet.instances()["b"].draining)
+        fleet["b"].kill()
+        traffic.more(500)
+        fleet["b"].launch()
+        fleet["b"].process.signal(signal.SIGTERM)  # before it has begun to be anything
+        assert fleet["b"].process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
+        fleet["b"].restart()
+        assert not fleet.instances()["b"].draining
+        traffic.more(500)
+        comes_true(fleet.settled)
+    report = traffic.report
+    report.assert_all_right(1100)
+    assert set(report.broken) <= {fleet["b"].target}
