@@ -222,3 +222,18 @@ def test_the_table() -> None:
 )
 def test_plain_lines(look: Look, said: str) -> None:
     assert rows.plain(look) == said
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", ""),
+        ("one\ntwo\nthree\n", "two\nthree"),
+        ('{"event": "stopped"}\nmodelmesh: there is no such thing\n', "there is no such thing"),
+        ("modelmesh: that was before\n{}\n", "modelmesh: that was before\n{}"),
+    ],
+)
+def test_of_a_start_that_fails_the_sentence_is_told_or_else_the_last_lines(
+    log: str, said: str
+) -> None:
+    assert restarts.end_of(log, 2) == said

@@ -66,14 +66,14 @@ class Kept:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def last_words(self, lines: int = 5) -> str:
-        """The end of its log."""
+        """The end of its log: what a daemon says of its own end, or the last lines."""
         try:
             with self.child.log.open("rb") as log:
                 log.seek(max(log.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
                 said = log.read().decode(errors="replace")
         except OSError:
             return ""
-        return "\n".join(said.splitlines()[-lines:])
+        return restarts.end_of(said, lines)
 
     async def _live(self) -> str:
         """Start it and wait for its end; how it ended."""

@@ -13,6 +13,8 @@ LONGEST_PAUSE_S: Final = 10.0
 # and to say so helps more than to go on.
 GIVE_UP_AFTER: Final = 3
 
+_SENTENCE: Final = "modelmesh: "
+
 
 def pause_s(failed_starts: int) -> float:
     """The pause before the next start, after so many in a row that never got ready."""
@@ -20,6 +22,15 @@ def pause_s(failed_starts: int) -> float:
         return 0.0
     doublings = min(failed_starts - 2, 10)
     return float(min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S))
+
+
+def end_of(log: str, lines: int) -> str:
+    """What a daemon said of its own end (one sentence behind the program's name), or the last lines
+    where it said nothing."""
+    last = log.splitlines()[-lines:]
+    if last and last[-1].startswith(_SENTENCE):
+        return last[-1].removeprefix(_SENTENCE)
+    return "\n".join(last)
 
 
 def how(status: int) -> str:
