@@ -310,7 +310,7 @@ class Copies:
             return
         copy.priority = priority
         if copy.state is State.LOADED:
-            self._residents.refile(copy)
+            self._residents.reweigh(copy)
 
     def set_capacity(self, capacity_bytes: int, now: float) -> Effects:
         self.ledger.capacity_bytes = capacity_bytes

@@ -16,6 +16,7 @@ class Copy:
 
     __slots__ = (
         "busy_s",
+        "floor",
         "in_use",
         "last_used",
         "leaving",
@@ -51,6 +52,7 @@ class Copy:
         self.load_s = 0.0  # their median
         self.young_until = now  # not evicted before
         self.priority = 0  # the operator's
+        self.floor = NEVER  # of the order, when it was used last
         self.rank = NOT_FILED  # its place in the order
         self.stuck = False  # its unload has failed for good: its bytes come back by luck only
         self.leaving: Why | None = None  # unload as soon as it is loaded, or no call uses it

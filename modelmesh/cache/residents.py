@@ -82,7 +82,12 @@ class Residents:
 
     def refile(self, copy: Copy) -> None:
         """Its use, size or cost has changed."""
-        priority = max(self._policy.priority(copy, self._floor), -1e15)
+        copy.floor = self._floor
+        self.reweigh(copy)
+
+    def reweigh(self, copy: Copy) -> None:
+        """Its operator's priority has changed: that is no use, so it must not look like one."""
+        priority = max(self._policy.priority(copy, copy.floor), -1e15)
         self._order.file(copy, int(priority * self._policy.steps // 1))
 
     def __iter__(self) -> Iterator[Copy]:

@@ -186,6 +186,23 @@ def test_the_end_of_a_priority_lifts_nobody_else() -> None:
     assert copies.admit("y", 2, 3.0).effects == evicted("x"), "busy is worth more"
 
 
+def test_a_lower_priority_is_no_use() -> None:
+    """Filed with the floor of now, what is to go sooner would be as good as a newcomer."""
+    copies = Copies(4, "gdsf")
+    copies.admit("old", 2, 0.0)
+    copies.loaded("old", 2, 0.0, 0.0)
+    for _ in range(3):
+        copies.touch("old", 0.0)
+    copies.admit("first", 2, 0.0)
+    copies.loaded("first", 2, 0.0, 0.0)
+    copies.touch("first", 0.0)
+    assert copies.admit("second", 2, 0.0).effects == evicted("first")
+    copies.unloaded("first", 0.0)
+    copies.loaded("second", 2, 0.0, 0.0)  # at the floor that the first one left
+    copies.prioritise("old", -20)
+    assert copies.admit("x", 2, 0.0).effects == evicted("old")
+
+
 def test_no_more_is_asked_than_one_look_at_a_full_cache_may_cost() -> None:
     asked: list[str] = []
     count = 5 * residents._WINDOW
