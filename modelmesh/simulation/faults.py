@@ -175,12 +175,13 @@ async def _breaks(sky: Sky, fault: Fault) -> None:
     network, names = sky.world.network, (pod.instance_id, other.instance_id)
     kind = ("reset", "freeze", "cut_answers")[int(fault.share * 3)]
     before = network.struck["cut"] + network.struck["freeze"] + network.struck["cut_answers"]
-    after_s = 15.0 if kind == "freeze" else _AFTER_S
-    async with sky.at_work(f"connection {kind}", *names, after_s=after_s):
+    async with sky.at_work(f"connection {kind}", *names, after_s=_AFTER_S):
         if kind == "reset":
             network.cut(pod.address, other.address)
         elif kind == "freeze":
             network.freeze(pod.address, other.address)
+            await asyncio.sleep(fault.lasts_s)
+            network.cut(pod.address, other.address)  # what nobody has used since is dead still
         else:
             network.cut_answers(pod.address, other.address)
             await asyncio.sleep(fault.lasts_s)

@@ -10,7 +10,7 @@ from typing import Final
 
 from modelmesh.cache.decisions import State
 from modelmesh.domain.records import ModelRecord
-from modelmesh.registry.store import INSTANCES, MODELS, Event
+from modelmesh.registry.store import INSTANCES, MODELS, VMODELS, Event
 from modelmesh.simulation.doors import behaviour
 from modelmesh.simulation.faults import BLINDING, BREAKING, Weather
 from modelmesh.simulation.promises import Promises
@@ -170,7 +170,7 @@ class Checker:
 
     def _table_differs(self, pod: Pod) -> str:
         space = self._world.store.space
-        for prefix in (MODELS, INSTANCES):
+        for prefix in (MODELS, INSTANCES, VMODELS):
             table = pod.mirror.table(prefix)
             keys = [*space.keys(prefix)]
             if len(table) != len(keys):

@@ -15,6 +15,7 @@ repeated fails with UNAVAILABLE where its daemon vanished. Who asks a daemon tha
 still loses the call with it. A host that dies takes only the calls that it runs (INTERNAL).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -71,6 +72,7 @@ class Request:
     instance_id: str = ""
     ended_s: float = inf
     was_held: bool = False  # somebody had a copy when it began
+    by_name: bool = False  # `model_id` is a vmodel
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class Promises:
     work: Workload
     weather: Weather
     spans: dict[str, list[Span]] = field(default_factory=dict)
+    name_since: Callable[[str], float] = lambda _name: inf  # since when a vmodel certainly exists
 
     # --- answers
 
@@ -123,6 +126,12 @@ class Promises:
         return f"I7: {code.name} {failure.reason.value} ({failure.fault.value}): {failure.message}"
 
     def _not_found(self, request: Request) -> str:
+        if request.by_name:
+            since_s = self.name_since(request.model_id)
+            if since_s > request.began_s - REMEMBERED_S:
+                return ""
+            blind = self._about(BLINDING - {"bad watch", "compaction"}, since_s, request)
+            return "" if blind else "I3: NOT_FOUND of a vmodel"
         for span in self.spans.get(request.model_id, ()):
             if span.certain(request.began_s - REMEMBERED_S, request.ended_s):
                 blind = self._about(BLINDING - {"bad watch", "compaction"}, span.known_s, request)
@@ -135,11 +144,13 @@ class Promises:
 
     def _host_lost(self, request: Request) -> bool:
         during = self.weather.during(request.began_s, request.ended_s)
-        return any(each.model_id == request.model_id for each in during if each.model_id)
+        lost = [each.model_id for each in during if each.model_id]
+        if request.by_name:  # its models are named after it
+            return any(model_id.startswith(f"{request.model_id}-") for model_id in lost)
+        return request.model_id in lost
 
     def _excused(self, request: Request, failure: Failure) -> bool:
-        spans = self.spans.get(request.model_id, ())
-        if not any(span.certain(request.began_s, request.ended_s) for span in spans):
+        if not self._certain(request):
             return True
         if self._is_bad(request) or self._host_lost(request):
             return True
@@ -148,6 +159,12 @@ class Promises:
         ):
             return True
         return failure.code in _PASSING and self._weather_excuses(request, failure)
+
+    def _certain(self, request: Request) -> bool:
+        if request.by_name:
+            return self.name_since(request.model_id) <= request.began_s
+        spans = self.spans.get(request.model_id, ())
+        return any(span.certain(request.began_s, request.ended_s) for span in spans)
 
     def _weather_excuses(self, request: Request, failure: Failure) -> bool:
         during = self.weather.during(request.began_s - AT_ONCE_S, request.ended_s)

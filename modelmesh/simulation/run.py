@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
+from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, MeshError
 from modelmesh.observe.tasks import spawn
+from modelmesh.policy.transition import SetVModel
 from modelmesh.settings import Settings
 from modelmesh.simulation import clock, watching
+from modelmesh.simulation.doors import TYPE
 from modelmesh.simulation.faults import Fault, Sky, Weather, faults
 from modelmesh.simulation.invariants import MOST, Checker, Violation
+from modelmesh.simulation.names import Move, Names
 from modelmesh.simulation.plants import PLANTS
 from modelmesh.simulation.promises import Promises, Request, Span
 from modelmesh.simulation.workload import Deed, Doing, Scale, Workload, workload
@@ -113,7 +117,8 @@ class _Game:
         self._world = World(seed, self._work.capacity_bytes, settings, parts)
         self._weather = Weather()
         self._sky = Sky(self._world, self._weather, self.note)
-        self._promises = Promises(self._work, self._weather)
+        self._names = Names(self._world, self._weather)
+        self._promises = Promises(self._work, self._weather, {}, self._names.exists_since)
         self.checker = Checker(self._world, self._work, self._weather, self._promises, self.broken)
         self._busy: set[str] = set()  # models whose registration is being changed
         self._running: list[asyncio.Task[None]] = []
@@ -160,8 +165,10 @@ class _Game:
     def _do(self, event: Deed | Fault) -> None:
         if isinstance(event, Fault):
             self._begin(self._sky.strike(event), "fault")
-        elif event.doing is Doing.ASK:
+        elif event.doing in (Doing.ASK, Doing.ASK_NAME):
             self._begin(self._ask(event), "request")
+        elif event.doing is Doing.SET:
+            self._begin(self._set(event), "set")
         elif event.model_id not in self._busy:
             self._begin(self._change(event), "change")
 
@@ -175,12 +182,13 @@ class _Game:
         request = Request(
             str(len(self._requests)), deed.model_id, now, now + deed.timeout_s, deed.idempotent
         )
+        request.by_name = deed.doing is Doing.ASK_NAME
         self._requests.append(request)
         held = any(deed.model_id in pod.runtime.resident for pod in world.pods.values())
         request.was_held = held
         answered = await world.call(
             deed.model_id, self._in_turn(deed.pick), request.request_id, deed.timeout_s,
-            deed.idempotent,
+            deed.idempotent, request.by_name,
         )  # fmt: skip
         request.ended_s, request.instance_id = self._loop.time(), answered.instance_id
         self._judge(request, answered)
@@ -202,7 +210,8 @@ class _Game:
         if request.ended_s > request.deadline_s + _GRACE_S:
             self._accuse(request, "I10: it ended after its deadline")
         if failure is None:
-            self._accuse(request, self._promises.wrong_answer(request, answered.body or b""))
+            judge = self._names if request.by_name else self._promises
+            self._accuse(request, judge.wrong_answer(request, answered.body or b""))
         else:
             self._accuse(request, self._promises.wrong_failure(request, failure))
 
@@ -226,6 +235,23 @@ class _Game:
                 await self._unregister(asked[0], deed.model_id)
         finally:
             self._busy.discard(deed.model_id)
+
+    async def _set(self, deed: Deed) -> None:
+        asked = [n for n in self._in_turn(deed.pick) if self._accepts(n)]
+        if not asked:
+            return
+        move = Move(deed.model_id, deed.key, self._loop.time())
+        self._names.moves.setdefault(deed.name, []).append(move)
+        vmodels = self._world.pods[asked[0]].daemon.vmodels
+        info = ModelRecord(TYPE, "", deed.key)
+        request = SetVModel(deed.name, deed.model_id, info, auto_delete=deed.pick < 0.5)
+        try:
+            await self._world.manage(asked[0], vmodels.set_vmodel(request))
+        except MeshError as error:
+            self._unsure(f"set {deed.name}", error.failure)
+            return
+        move.known_s = self._loop.time()
+        self.note(f"{deed.name} goes to {deed.model_id}, through {asked[0]}")
 
     def _accepts(self, name: str) -> bool:
         pod = self._world.pods.get(name)
@@ -285,7 +311,9 @@ class _Game:
             await asyncio.sleep(_GRACE_S)
         for found in self.checker.leftovers():
             self.broken(found)
-        while (apart := self.checker.apart()) and self._loop.time() - calm_s < CONVERGED_S:
+        while (
+            apart := self.checker.apart() or self._names.apart()
+        ) and self._loop.time() - calm_s < CONVERGED_S:
             await asyncio.sleep(_LOOK_S)
             self.checker.step()
         self._outcome.converged_s = self._loop.time() - calm_s

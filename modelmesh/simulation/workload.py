@@ -29,6 +29,8 @@ class Doing(StrEnum):
     ASK = "ask"
     REGISTER = "register"
     UNREGISTER = "unregister"
+    SET = "set"  # let the vmodel `name` stand for the model
+    ASK_NAME = "ask by name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Deed:
     key: str = ""
     timeout_s: float = 30.0
     idempotent: bool = True
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def workload(seed: int, scale: Scale) -> Workload:
     )
 
 
-def _key(rng: Random, surprises: bool, version: int = 0) -> str:
+def _key(rng: Random, surprises: bool, version: int = 0, *, errors: bool = True) -> str:
     size_bytes = round(min(50_000 * rng.paretovariate(1.2), 800_000))
     what: dict[str, object] = {"size_bytes": size_bytes, "load_s": round(rng.uniform(0.02, 1.5), 3)}
     if surprises and rng.random() < 0.3:
@@ -102,7 +105,7 @@ def _key(rng: Random, surprises: bool, version: int = 0) -> str:
         what["predict_s"] = round(rng.uniform(0.001, 0.05), 4)
     elif rng.random() < 0.5:
         what["predict_s"] = round(rng.uniform(0.3, 2.0), 3)
-    if rng.random() < 0.03:
+    if rng.random() < 0.03 and errors:
         what["load_error"] = "bad file"
     if version:
         what["version"] = version
@@ -182,7 +185,22 @@ def _churn(rng: Random, models: tuple[tuple[str, str], ...], lasts_s: float) -> 
             at_s += rng.choice((0.05, 0.5, 5.0))
 
 
-_EXTRAS: Final = {"bursts": _bursts, "cold bursts": _cold_bursts, "churn": _churn}
+def _names(rng: Random, models: tuple[tuple[str, str], ...], lasts_s: float) -> Iterator[Deed]:
+    """A vmodel moves from model to model, and is asked all the time."""
+    name, at_s = "v", rng.uniform(0, lasts_s / 4)
+    began_s = at_s
+    for version in range(1, rng.randint(2, 6)):
+        key = _key(rng, False, version, errors=False)
+        yield Deed(at_s, Doing.SET, f"v-{version}", rng.random(), key, name=name)
+        at_s += rng.choice((0.2, 3.0, 15.0)) * rng.random()
+    while began_s < lasts_s:
+        began_s += rng.expovariate(2.0)
+        yield Deed(began_s, Doing.ASK_NAME, name, rng.random(), name=name)
+
+
+_EXTRAS: Final = {
+    "bursts": _bursts, "cold bursts": _cold_bursts, "churn": _churn, "vmodels": _names
+}  # fmt: skip
 _FEATURES: Final = ("waves", "heat", *_EXTRAS)
 
 

@@ -299,6 +299,7 @@ class World:
         request_id: str,
         timeout_s: float,
         idempotent: bool = True,
+        by_name: bool = False,
     ) -> Answered:
         """One predict through the first of these daemons that takes connections."""
         deadline = self.loop.time() + timeout_s
@@ -309,16 +310,22 @@ class World:
             pod = self.pods.get(instance_id)
             if pod is not None and pod.accepts:
                 self.asked_of[request_id] = instance_id
-                return await self._call(pod, model_id, metadata, deadline)
+                return await self._call(pod, model_id, metadata, deadline, by_name)
         return Answered(None, _REFUSED, "")
 
     async def _call(
-        self, pod: Pod, model_id: str, metadata: tuple[tuple[str, str], ...], deadline: float
+        self,
+        pod: Pod,
+        model_id: str,
+        metadata: tuple[tuple[str, str], ...],
+        deadline: float,
+        by_name: bool,
     ) -> Answered:
         reply, life = Asked(), pod.life
         call = Call(V1_PREDICT, b"{}", reply, metadata, deadline)
         pod.callers[reply] = None
-        life.post(pod.daemon.instance.infer, model_id, call)
+        daemon = pod.daemon
+        life.post(daemon.named.infer_vmodel if by_name else daemon.instance.infer, model_id, call)
         try:
             async with asyncio.timeout_at(deadline):
                 return Answered(await reply.future, None, pod.instance_id)

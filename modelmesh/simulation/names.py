@@ -1,0 +1,77 @@
+"""Vmodels in a simulated world: who set them to what, and what their callers saw.
+
+I3: a name answers with a model that it was set to; once somebody has seen the newer one answer, the
+older one is not seen again (but while the news is on its way); and no transition costs a failure.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from modelmesh.domain.vmodels import VModelRecord
+from modelmesh.registry.store import VMODELS
+from modelmesh.simulation.doors import behaviour
+from modelmesh.simulation.faults import BLINDING, BREAKING, Weather
+from modelmesh.simulation.promises import HEALED_S, PROPAGATED_S, Request
+from modelmesh.simulation.world import World
+
+
+@dataclass(slots=True)
+class Move:
+    """The name was set to this model."""
+
+    model_id: str
+    key: str
+    asked_s: float
+    known_s: float = inf
+
+
+@dataclass(slots=True)
+class Names:
+    """Every vmodel's moves, in order, and which one its callers have seen."""
+
+    world: World
+    weather: Weather
+    moves: dict[str, list[Move]] = field(default_factory=dict)
+    seen: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # (when, which move)
+
+    def exists_since(self, name: str) -> float:
+        """Since when it certainly stands for something; inf: it does not."""
+        return min((move.known_s for move in self.moves.get(name, ())), default=inf)
+
+    def wrong_answer(self, request: Request, body: bytes) -> str:
+        """What is wrong with the answer ("": nothing)."""
+        moves = self.moves.get(request.model_id, ())
+        which = [
+            n
+            for n, move in enumerate(moves)
+            if move.asked_s <= request.ended_s and behaviour(move.key).answer(move.model_id) == body
+        ]
+        if not which:
+            return f"I3: {request.model_id} answered {body!r}"
+        seen = self.seen.setdefault(request.model_id, [])
+        newer = [at_s for at_s, n in seen if n > which[0] and request.began_s > self._told_by(at_s)]
+        seen.append((request.ended_s, which[0]))
+        return f"I3: {body!r} answered after a newer one was seen" if newer else ""
+
+    def _told_by(self, seen_s: float) -> float:
+        """When everybody knows what somebody has seen then."""
+        by_s = seen_s + PROPAGATED_S
+        for each in self.weather.past:
+            if each.kind in BLINDING | BREAKING and each.began_s <= by_s:
+                by_s = max(by_s, max(seen_s, each.ended_s) + HEALED_S)
+        return by_s
+
+    def apart(self) -> str:
+        """At the end: a name that has not arrived where it was sent ("": none)."""
+        for name, moves in sorted(self.moves.items()):
+            entry = self.world.store.space.get(VMODELS + name)
+            if entry is None:
+                if self.exists_since(name) < inf:
+                    return f"the vmodel {name} is lost"
+                continue
+            record, last = VModelRecord.from_json(entry.value), moves[-1]
+            if record.transitioning:
+                return f"the vmodel {name} is on its way from {record.active_id} still"
+            if last.known_s < inf and record.active_id != last.model_id:
+                return f"the vmodel {name} stands for {record.active_id}, not {last.model_id}"
+        return ""
