@@ -176,7 +176,7 @@ def test_a_pinned_model_stays_in_a_fleet_that_is_too_small(fleet: Any) -> None:
     assert fates["m0"] == "kept"
     policy(first, "m0", pinned=False, priority=-20)
     first.infer(min(set(names) - first.loaded()))
-    assert "m0" not in first.loaded()
+    until(lambda: "m0" not in first.loaded())
 
 
 def test_the_copies_that_an_operator_wishes_are_made(fleet: Any) -> None:
