@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,14 @@ class Rules:
 
     def __init__(self) -> None:
         self.read: list[str] = []
+        self.second = asyncio.Event()
 
     def __call__(self, text: str) -> None:
         if "bad" in text:
             raise ValueError("bad is bad")
         self.read.append(text)
+        if len(self.read) == 2:
+            self.second.set()
 
 
 @pytest.fixture
@@ -124,9 +126,7 @@ async def test_a_watch_looks_again_until_it_is_stopped(tmp_path: Path, rules: Ru
     path.write_text("one")
     task = following(path, rules).watch(period_s=0.01)
     put(path, "two")
-    end = time.monotonic() + 10
-    while rules.read != ["one", "two"]:
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
+    await asyncio.wait_for(rules.second.wait(), 10)
+    assert rules.read == ["one", "two"]
     await stop(task)
     assert task.cancelled()
