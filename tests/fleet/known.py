@@ -1,4 +1,4 @@
-"""What tests of a mistreated store have in common: warm and cold models, and what must hold."""
+"""Fleets that are known well: models that are loaded or only registered, and what must hold."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ from tests.fleet.traffic import Traffic
 ALL = ("a", "b", "c")
 WARM = [f"warm-{n:02}" for n in range(20)]
 LEASE_S = 6
+MANY = [f"m{n:02}" for n in range(30)]
 
 
 def warm(fleet: Fleet) -> None:
@@ -50,3 +51,12 @@ def still_loaded(fleet: Fleet, before: int) -> None:
     """Nobody let go of anything."""
     assert not [line for member in fleet for line in member.said("model unloads")]
     assert fleet.loads() >= before
+
+
+def spread(fleet: Fleet) -> None:
+    """Registered, and each loaded somewhere, on every daemon some."""
+    fleet.dummies(*MANY, size_bytes=1_000_000, load_s=0.01)
+    with Traffic(fleet.targets, MANY, skew=0, most=300) as warm:
+        warm.finish(PATIENCE_S).assert_all_right(300)
+    comes_true(fleet.settled)
+    assert all(member.loads() for member in fleet), "one daemon has nothing"

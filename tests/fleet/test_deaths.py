@@ -5,30 +5,21 @@ import signal
 import pytest
 
 from tests.fleet.conftest import StartFleet
-from tests.fleet.fleet import PATIENCE_S, Fleet, comes_true
+from tests.fleet.fleet import PATIENCE_S, comes_true
+from tests.fleet.known import MANY, spread
 from tests.fleet.traffic import Traffic
 from tests.registry.etcd_server import EtcdServer
 
 pytestmark = pytest.mark.timeout(300)
 
-MODELS = [f"m{n:02}" for n in range(30)]
 IN_FLIGHT = 8
-
-
-def spread(fleet: Fleet) -> None:
-    """Registered, and each loaded somewhere, on every daemon some."""
-    fleet.dummies(*MODELS, size_bytes=1_000_000, load_s=0.01)
-    with Traffic(fleet.targets, MODELS, skew=0, most=300) as warm:
-        warm.finish(PATIENCE_S).assert_all_right(300)
-    comes_true(fleet.settled)
-    assert all(member.loads() for member in fleet), "one daemon has nothing"
 
 
 def test_kill(etcd: EtcdServer, start_fleet: StartFleet) -> None:
     fleet = start_fleet(etcd, "a", "b", "c", MM_LEASE_SECS="10")
     spread(fleet)
-    sole = next(each for each in MODELS if fleet.holders(each) == {"b"})
-    with Traffic(fleet.targets, MODELS, in_flight=IN_FLIGHT, rate=300) as traffic:
+    sole = next(each for each in MANY if fleet.holders(each) == {"b"})
+    with Traffic(fleet.targets, MANY, in_flight=IN_FLIGHT, rate=300) as traffic:
         traffic.more(500)
         fleet["b"].kill()
         killed_at = traffic.report.right
@@ -47,33 +38,12 @@ def test_kill(etcd: EtcdServer, start_fleet: StartFleet) -> None:
     assert report.broken.total() <= IN_FLIGHT
 
 
-REQUESTS = [8000, pytest.param(100_000, marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("requests", REQUESTS)
-@pytest.mark.timeout(900)
-def test_rolling_restart(requests: int, etcd: EtcdServer, start_fleet: StartFleet) -> None:
-    fleet = start_fleet(etcd, "a", "b", "c", SHUTDOWN_TIMEOUT_MS="12000")
-    spread(fleet)
-    with Traffic(fleet.targets, MODELS, in_flight=IN_FLIGHT) as traffic:
-        for member in fleet:
-            traffic.more(requests // 4, 300)
-            member.restart()
-        traffic.more(max(requests - traffic.report.right, requests // 4), 300)
-    report = traffic.report
-    report.assert_all_right(requests)
-    assert not report.broken, "a request was lost with its connection"
-    assert all(len(member.lives) == 2 for member in fleet)
-    assert all(report.refused[member.target] for member in fleet), "one was never away"
-    comes_true(fleet.settled)
-
-
 def test_pause(etcd: EtcdServer, start_fleet: StartFleet) -> None:
     fleet = start_fleet(etcd, "a", "b", "c", MM_LEASE_SECS="10")
     spread(fleet)
-    sole = next(each for each in MODELS if fleet.holders(each) == {"b"})
+    sole = next(each for each in MANY if fleet.holders(each) == {"b"})
     others = [fleet[name].target for name in "ac"]
-    with Traffic(others, MODELS, in_flight=IN_FLIGHT, rate=300) as traffic:
+    with Traffic(others, MANY, in_flight=IN_FLIGHT, rate=300) as traffic:
         traffic.more(500)
         fleet["b"].pause()
         waiting = fleet["b"].client.begin(sole, timeout_s=PATIENCE_S)
@@ -94,7 +64,7 @@ def test_killed_while_it_hands_over(etcd: EtcdServer, start_fleet: StartFleet) -
     """Half of its copies are elsewhere, its record says that it leaves, and then it is gone."""
     fleet = start_fleet(etcd, "a", "b", "c", MM_LEASE_SECS="10")
     spread(fleet)
-    with Traffic(fleet.targets, MODELS, in_flight=IN_FLIGHT, rate=300) as traffic:
+    with Traffic(fleet.targets, MANY, in_flight=IN_FLIGHT, rate=300) as traffic:
         traffic.more(100)
         fleet["b"].process.signal(signal.SIGTERM)
         comes_true(lambda: "b" not in fleet.instances() or fleet.instances()["b"].draining)
