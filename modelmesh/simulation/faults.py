@@ -315,11 +315,14 @@ BLINDING: Final = frozenset(
 )
 
 
-def faults(seed: int, lasts_s: float) -> tuple[Fault, ...]:
-    """The faults of this seed, in the order of their times; none in some worlds."""
+def faults(seed: int, lasts_s: float, only: tuple[str, ...] = ()) -> tuple[Fault, ...]:
+    """The faults of this seed, in the order of their times; none in some worlds.
+
+    `only`: of these kinds, and some in every world.
+    """
     rng = Random(f"faults {seed}")
-    count = rng.choice((0, 1, 1, 2, 2, 3, 4, 6))
-    kinds = sorted(_KINDS)
+    count = rng.choice((2, 3, 4) if only else (0, 1, 1, 2, 2, 3, 4, 6))
+    kinds = only or tuple(sorted(_KINDS))
     return tuple(
         sorted(
             (

@@ -2,7 +2,7 @@
 
 Each plant turns one part of every daemon into a subclass of itself that does one thing wrong, as
 somebody might once have written it. `seed` is the first, from 0 on, in which it is found; the tests
-replay it there. `modelmesh simulate --plant NAME` searches.
+replay it there. `modelmesh simulate --plant NAME` searches, in the weather that the plant needs.
 """
 
 from collections.abc import Mapping
@@ -37,9 +37,10 @@ def become(part: object, wrong: type) -> None:
 
 
 class Plant(Parts):
-    """One bug."""
+    """One bug. `weather`: the kinds of faults that bring it out (none: any may)."""
 
     what: ClassVar[str] = ""
+    weather: ClassVar[tuple[str, ...]] = ()
     seed: ClassVar[int] = 0
 
 
@@ -52,6 +53,7 @@ class _LossyLink(StoreLink):
 
 class LostEvent(Plant):
     what = "a watch loses an event now and then, and no listing ever heals it"
+    seed = 1
     bounds = Bounds(relist_s=1e7)
     link = _LossyLink
 
@@ -83,6 +85,7 @@ class _Blind(FleetView):
 
 class ClaimIgnoresPeer(Plant):
     what = "a claim takes those who answer for dead"
+    seed = 6
 
     def built(self, pod: Pod) -> None:
         become(_member(pod).view, _Blind)
@@ -101,6 +104,7 @@ class _Careless(Copies):
 
 class EvictionInUse(Plant):
     what = "a copy in use may be evicted"
+    seed = 9
 
     def built(self, pod: Pod) -> None:
         become(pod.daemon.parts.copies, _Careless)
@@ -113,6 +117,7 @@ class _Boundless(Copies):
 
 class NoCapacity(Plant):
     what = "nobody asks whether there is room"
+    seed = 1
 
     def built(self, pod: Pod) -> None:
         become(pod.daemon.parts.copies, _Boundless)
@@ -128,6 +133,7 @@ class _Hasty(Daemon):
 
 class DrainBeforeCopy(Plant):
     what = "who leaves unloads first, and hands over what is left"
+    seed = 9
     daemon = _Hasty
 
 
@@ -154,6 +160,8 @@ class _Credulous(RemoteTable):
 
 class StaleWins(Plant):
     what = "an event changes the table though the table knows something newer"
+    seed = 3
+    weather = ("bad watch",)
 
     def built(self, pod: Pod) -> None:
         for prefix in PREFIXES:
@@ -171,6 +179,8 @@ class _Insistent(Others):
 
 class ResendAnything(Plant):
     what = "what may not be repeated is sent again after a daemon vanished with it"
+    seed = 32
+    weather = ("connection", "crash")
 
     def built(self, pod: Pod) -> None:
         become(pod.daemon.instance._walks, _Insistent)
@@ -186,6 +196,8 @@ class _Trusting(Membership):
 
 class LeaseLossUnnoticed(Plant):
     what = "nobody looks whether the lease was lost"
+    seed = 13
+    weather = ("lost lease",)
 
     def built(self, pod: Pod) -> None:
         become(_member(pod).membership, _Trusting)
@@ -198,6 +210,7 @@ class _Forgetful(LoadFailures):
 
 class FailureForgotten(Plant):
     what = "a load that failed is tried again by the next request"
+    seed = 18
 
     def built(self, pod: Pod) -> None:
         become(pod.daemon.parts.failures, _Forgetful)
@@ -210,6 +223,8 @@ class _Deaf(Mirror):
 
 class NeverAsksStore(Plant):
     what = "what the table lacks is not asked of the store"
+    seed = 12
+    weather = ("bad watch",)
     mirror = _Deaf
 
 

@@ -106,8 +106,9 @@ class _Game:
         self._began_s = self._loop.time()
         self._digest = blake2b(digest_size=16)
         self._work: Workload = workload(seed, options.scale)
-        self._faults = () if options.calm else faults(seed, self._work.lasts_s)
         plant = PLANTS[options.plant] if options.plant else None
+        weather = plant.weather if plant is not None else ()
+        self._faults = () if options.calm else faults(seed, self._work.lasts_s, weather)
         settings = Settings(
             capacity_bytes=self._work.capacity_bytes,
             default_model_size_bytes=100_000,
