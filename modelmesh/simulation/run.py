@@ -77,7 +77,7 @@ def play(seed: int, options: Options | None = None, tell: Tell | None = None) ->
 
     async def main() -> None:
         game = _Game(seed, options or Options(), outcome, tell)
-        heard = None if tell is None else game.note
+        heard = None if tell is None else game.hear
         with watching.watching(game.broken, heard):
             watching.guard(asyncio.get_running_loop(), game.broken)
             await game.play()
@@ -133,6 +133,11 @@ class _Game:
         self._digest.update(f"{at_s:.6f} {what}\n".encode())
         if self._tell is not None:
             self._tell(at_s, what)
+
+    def hear(self, what: str) -> None:
+        """A line of a log: it is told, and is no part of the run."""
+        if self._tell is not None:
+            self._tell(self._loop.time() - self._began_s, what)
 
     def broken(self, what: str) -> None:
         if self.over:
