@@ -63,6 +63,7 @@ def play_naively(work: Workload) -> Naive:
     """The workload, played to daemons that know nothing of each other."""
     naive = Naive()
     caches = [_Cache(work.capacity_bytes) for _ in work.pods]
+    names: dict[str, str] = {}  # vmodel: its model, at once
     known = {model_id: behaviour(key) for model_id, key in work.models}
     for deed in work.deeds:
         if deed.doing is Doing.REGISTER:
@@ -71,9 +72,12 @@ def play_naively(work: Workload) -> Naive:
             known.pop(deed.model_id, None)
             for cache in caches:
                 cache.forget(deed.model_id)
+        elif deed.doing is Doing.SET:
+            known[deed.model_id], names[deed.name] = behaviour(deed.key), deed.model_id
         else:
             naive.requests += 1
-            what = known.get(deed.model_id)
+            model_id = names.get(deed.name, deed.model_id)
+            what = known.get(model_id)
             if what is not None and not what.load_error:
-                caches[int(deed.pick * len(caches))].ask(deed.model_id, what, deed.at_s, naive)
+                caches[int(deed.pick * len(caches))].ask(model_id, what, deed.at_s, naive)
     return naive

@@ -29,8 +29,8 @@ def test_a_plant_that_is_found_is_a_success(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_plant_that_is_not_found_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
-    """A world of one request's length shows no lost lease."""
-    missed = ["simulate", "--plant", "lease-loss-unnoticed", "--seeds", "1", "--minutes", "0.05"]
+    """A world of three seconds has no time for a second attempt."""
+    missed = ["simulate", "--plant", "failure-forgotten", "--seeds", "1", "--minutes", "0.05"]
     assert main([*missed, "--jobs", "1"]) == 1
     assert "was not found" in capsys.readouterr().out
 
