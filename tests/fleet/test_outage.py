@@ -38,7 +38,7 @@ def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) ->
         assert fleet.any.mesh is not None
         with pytest.raises(Exception, match="UNAVAILABLE"):
             fleet.any.dummies("new")
-        traffic.more(100 * outage_s)
+        traffic.more(100 * outage_s, 5 * outage_s)
         own_etcd.start()
         comes_true(all_said(fleet, "the registry's store answers again"))
         serve_cold(fleet, "y")
