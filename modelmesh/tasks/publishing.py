@@ -8,6 +8,7 @@ rests writes next to nothing. `significant` is pure; `Publisher` is the loop aro
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -28,15 +29,18 @@ _SHARE: Final = 20
 _LEAST_RPM: Final = 100
 
 
+# What counts whenever it changes; epoch and start are the publication's own.
+_facts = attrgetter(
+    "address", "capacity_units", "draining", "labels", "load_slots", "location", "protocol",
+    "unknown", "version", "zone",
+)  # fmt: skip
+
+
 def significant(before: InstanceRecord, now: InstanceRecord) -> bool:
     """Whether the difference would change anybody's decision."""
-    if replace(
-        before, used_units=now.used_units, model_count=now.model_count, lru_ms=now.lru_ms,
-        rate_rpm=now.rate_rpm, loading=now.loading, victim_worth=now.victim_worth,
-    ) != now:  # fmt: skip
-        return True
     return (
-        abs(now.used_units - before.used_units) * _SHARE >= now.capacity_units
+        _facts(before) != _facts(now)
+        or abs(now.used_units - before.used_units) * _SHARE >= now.capacity_units
         or (now.model_count == 0) != (before.model_count == 0)
         or now.loading != before.loading
         or abs(now.rate_rpm - before.rate_rpm) > max(_LEAST_RPM, before.rate_rpm // 10)
@@ -44,6 +48,11 @@ def significant(before: InstanceRecord, now: InstanceRecord) -> bool:
         or now.victim_worth > 2 * before.victim_worth
         or 2 * now.victim_worth < before.victim_worth
     )
+
+
+def _differs(before: InstanceRecord, now: InstanceRecord) -> bool:
+    """In anything at all."""
+    return replace(now, epoch=before.epoch, start_ms=before.start_ms) != before
 
 
 class Publisher:
@@ -84,8 +93,8 @@ class Publisher:
             if since_s < LEAST_PERIOD_S:
                 continue
             record, published = self._describe(), self._published()
-            record = replace(record, epoch=published.epoch, start_ms=published.start_ms)
-            due = since_s >= LONGEST_PERIOD_S and record != published
-            if due or significant(published, record):
+            if significant(published, record) or (
+                since_s >= LONGEST_PERIOD_S and _differs(published, record)
+            ):
                 last = loop.time()
                 await self.now()
