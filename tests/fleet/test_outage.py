@@ -34,7 +34,7 @@ def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) ->
     with Traffic(fleet.targets, WARM, rate=100) as traffic:
         own_etcd.kill()
         comes_true(all_said(fleet, "the registry's store does not answer"))
-        serve_cold(fleet, "x")
+        assert serve_cold(fleet, "x"), "none was cold"
         assert fleet.any.mesh is not None
         with pytest.raises(Exception, match="UNAVAILABLE"):
             fleet.any.dummies("new")
@@ -55,7 +55,7 @@ def test_paused_past_the_lease(own_etcd: EtcdServer, start_fleet: StartFleet) ->
     with Traffic(fleet.targets, WARM, rate=100) as traffic:
         own_etcd.pause()
         comes_true(all_said(fleet, "the registry's store does not answer"))
-        serve_cold(fleet, "x")
+        assert serve_cold(fleet, "x"), "none was cold"
         traffic.more(100 * LEASE_S * 2)
         own_etcd.resume()
         comes_true(lambda: {k: v.epoch for k, v in fleet.instances().items()}.keys() == set(ALL))

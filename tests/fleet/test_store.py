@@ -77,7 +77,7 @@ def test_restored_from_an_older_snapshot(
         own_etcd.start()
         assert not set(cold("x")) & set(fleet.models()), "it is not the older one"
         comes_true(lambda: any(m.said("the registry's store was restored") for m in fleet))
-        serve_cold(fleet, "x")
+        assert serve_cold(fleet, "x"), "none was cold"
         comes_true(lambda: set(cold("y")) <= set(fleet.models()))
         serve_cold(fleet, "y")
         converges(fleet)
@@ -104,7 +104,7 @@ def test_leader_killed(three: list[EtcdServer], start_fleet: StartFleet) -> None
         traffic.more(50)
         leader.kill()
         comes_true(lambda: leader_of([s for s in three if s is not leader]) is not None)
-        serve_cold(fleet, "x")
+        assert serve_cold(fleet, "x"), "none was cold"
         converges(fleet)
         leader.start()
         serve_cold(fleet, "y")
