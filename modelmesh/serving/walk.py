@@ -139,8 +139,8 @@ class Others:
             self._end(served, failure, metadata)
             return
         if failure.executed:
-            walk.resent = True  # a connection broke: who is dead refuses the next one at once
-            self._again(served)
+            walk.resent = True
+            spawn(self._after_break(served, peer_id), f"ask whether {peer_id} answers")
             return
         if failure.reason is Reason.NOT_HERE:
             if answer.intent is Intent.HIT:
@@ -149,6 +149,16 @@ class Others:
             walk.failure = failure
         walk.tried.append(peer_id)
         self._again(served)
+
+    async def _after_break(self, served: Served, peer_id: str) -> None:
+        """A connection broke with the call. It is sent once more, so not to who is dead: the next
+        connection to him may still seem open for a moment. (Bounded: a question is.)"""
+        try:
+            if not await self._peers.ask_health(peer_id):
+                served.walk.tried.append(peer_id)
+        finally:
+            if not served.gone:
+                self._again(served)
 
     def suspected(self, answer: "_Answer") -> None:
         """The peer fell silent with the call: who may be repeated is, once."""

@@ -186,7 +186,7 @@ WHO: Final[dict[str, tuple[bytes, Headers, str, str]]] = {
         GOOD, (("mm-vmodel-id", ""),),
         "INVALID_ARGUMENT", "provided vmodel-id header must be non-empty",
     ),
-    "an id 100 times": (GOOD, (("mm-model-id", IRIS),) * 100, "INVALID_ARGUMENT", "repeated"),
+    "an id 100 times": (GOOD, (("mm-model-id", IRIS),) * 100, "INVALID_ARGUMENT", "more than 64"),
     "an id in binary that is not UTF-8": (
         GOOD, (("mm-model-id-bin", b"\xff"),), "INVALID_ARGUMENT", "not valid UTF-8",
     ),

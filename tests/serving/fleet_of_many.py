@@ -82,6 +82,8 @@ class PlayedPeers:
                 told, sent.on_suspect = sent.on_suspect, None
                 told()
 
+    healthy: frozenset[str] | set[str] = frozenset()
+
     def update(self, records: Mapping[str, InstanceRecord]) -> None:
         raise NotImplementedError
 
@@ -105,8 +107,9 @@ class PlayedPeers:
         self.answers(sent)
         return sent.give_up
 
-    def ask_health(self, instance_id: str) -> Awaitable[bool]:
-        raise NotImplementedError
+    async def ask_health(self, instance_id: str) -> bool:
+        """Whether it is in `healthy`."""
+        return instance_id in self.healthy
 
     def identify(self, address: str) -> Awaitable[str | None]:
         raise NotImplementedError

@@ -118,10 +118,24 @@ async def test_what_a_model_answered_is_the_answer(one: OfMany) -> None:
 async def test_who_vanished_with_a_call_has_it_repeated_once(one: OfMany) -> None:
     await one.register("m", loaded=["a", "b"])
     reply = one.ask("m")
-    one.peers.sent[0].fail(VANISHED)
-    assert len(one.peers.sent) == 2
+    first = one.peers.sent[0]
+    first.fail(VANISHED)
+    await until(lambda: len(one.peers.sent) == 2)
+    assert one.peers.sent[1].instance_id != first.instance_id, "it was sent to the dead again"
     one.peers.sent[1].fail(VANISHED)
     assert failure_of(reply) == VANISHED
+
+
+@member("a")
+async def test_where_only_a_connection_broke_the_same_daemon_is_asked_again(one: OfMany) -> None:
+    await one.register("m", loaded=["a"])
+    one.peers.healthy = {"a"}
+    reply = one.ask("m")
+    one.peers.sent[0].fail(VANISHED)
+    await until(lambda: len(one.peers.sent) == 2)
+    assert one.peers.sent[1].instance_id == "a"
+    one.peers.sent[1].answer(b"done")
+    assert await answered(reply) == b"done"
 
 
 @member("a", "b")
@@ -303,6 +317,7 @@ def test_a_call_counts_once_however_often_it_is_tried() -> None:
         await one.register("m", loaded=["a", "b"])
         reply = one.ask("m")
         one.peers.sent[0].fail(VANISHED)
+        await until(lambda: len(one.peers.sent) == 2)
         assert one.instance.open_calls == 1
         one.peers.sent[1].answer(b"done")
         assert await answered(reply) == b"done"
