@@ -42,6 +42,7 @@ from modelmesh.errors import MeshError
 from modelmesh.observe import logs, spec
 from modelmesh.observe.metrics import Gauges, Metrics
 from modelmesh.observe.tasks import logged, stop
+from modelmesh.peers.port import QUICK
 from modelmesh.policy.constraints import parse as parse_constraints
 from modelmesh.registry.tables import TabledStore
 from modelmesh.serving import static
@@ -54,6 +55,7 @@ from modelmesh.storage.storages import Storages
 from modelmesh.tasks.files import ConfigFile
 from modelmesh.wire.grpcio import GrpcServer
 from modelmesh.wire.http1 import Http1Server
+from modelmesh.wire.kinds import MODEL_INFER
 
 log = structlog.get_logger("app")
 
@@ -159,7 +161,7 @@ class App:
         # As the public port; but a call carries its hops beside its caller's headers.
         limits = grpc_limits(settings)
         limits = replace(limits, metadata_bytes=2 * limits.metadata_bytes)
-        self._peers = GrpcServer(port, frozenset(), limits)
+        self._peers = GrpcServer(port, frozenset(), limits, QUICK)
         await self._peers.start(host, settings.peer_port)
         await daemon.join(settings.peer_address or f"{host}:{self._peers.port}")
         self._why_not_ready = "another instance is leaving"
@@ -195,7 +197,9 @@ class App:
         if settings.probe_port.upper() != "NONE":
             server = Http1Server(operations.probe_port(), limits)
             await self._listen("probe", server, int(settings.probe_port))
-        self._grpc = GrpcServer(codes(grpc_port.handler), STREAMING, grpc_limits(settings))
+        self._grpc = GrpcServer(
+            codes(grpc_port.handler), STREAMING, grpc_limits(settings), frozenset([MODEL_INFER])
+        )
         await self._grpc.start(settings.host, settings.grpc_port)
 
     async def _listen(self, name: str, server: Http1Server, port: int) -> None:

@@ -16,13 +16,17 @@ from cachetools import LRUCache
 
 from modelmesh.domain.fleet import Hops
 from modelmesh.errors import Code, Failure, Fault, MeshError
-from modelmesh.peers.headers import HEALTH, receive, with_report
+from modelmesh.peers.headers import HEALTH, receive, sent_kind, with_report
+from modelmesh.wire.kinds import MODEL_INFER, V1_PREDICT, V2_INFER
 from modelmesh.wire.replies import Passing
 from modelmesh.wire.transport import NO_METADATA, Body, Call, Metadata, Reply
 
 log = structlog.get_logger("peers")
 
 Serve = Callable[[str, Hops, Call], None]
+
+# What daemons send each other all the time, and never in two messages.
+QUICK: Final = frozenset({HEALTH, MODEL_INFER, sent_kind(V1_PREDICT), sent_kind(V2_INFER)})
 
 REPORT_EVERY_S: Final = 0.02
 _MOST_SENDERS: Final = 4096
