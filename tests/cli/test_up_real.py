@@ -33,7 +33,6 @@ def ask(up: Run, pod: int) -> int:
 
 
 @pytest.mark.skipif(not programs(), reason="there is no etcd on this machine")
-@pytest.mark.slow
 def test_a_real_fleet(tmp_path: Path) -> None:
     folder, base = tmp_path / "d", free_base()
     shared = {"MM_SHARED_HOSTS": "1"}
