@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 import structlog
 
 from modelmesh.errors import Code, MeshError
+from modelmesh.observe.listeners import Listeners
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.registry.local import unavailable
 
@@ -46,19 +47,13 @@ class Availability:
         self._ask = ask
         self._rng = rng
         self._patience_s = patience_s
-        self._listeners: list[Callable[[bool], None]] = []
+        self._listeners = Listeners[bool]("the store's availability")
         self._probing: asyncio.Task[None] | None = None
         self._closed = False
 
     def subscribe(self, listener: Callable[[bool], None]) -> Callable[[], None]:
         """Be told when `answers` changes; returns the way to stop."""
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
+        return self._listeners.subscribe(listener)
 
     def check(self) -> None:
         """Raise UNAVAILABLE while the store does not answer."""
@@ -107,11 +102,7 @@ class Availability:
             self.outages += 1
             log.warning("the registry's store does not answer")
             self._probing = spawn(self._probe(), "probe the registry's store")
-        for listener in tuple(self._listeners):
-            try:
-                listener(answers)
-            except Exception:
-                log.exception("a listener of the store's availability failed")
+        self._listeners.tell(answers)
 
     async def _probe(self) -> None:
         """Ask until it answers."""

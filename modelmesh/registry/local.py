@@ -20,6 +20,7 @@ from typing import Final, Self, TypeVar
 import structlog
 
 from modelmesh.errors import Code, Failure, Fault, MeshError, invalid
+from modelmesh.observe.listeners import Listeners
 from modelmesh.observe.tasks import spawn
 from modelmesh.registry.keyspace import Draft, Keyspace, size_of, validate
 from modelmesh.registry.store import Change, Committed, Compare, Entry, Event, Page
@@ -46,7 +47,7 @@ class LocalTable:
     def __init__(self, space: Keyspace, prefix: str) -> None:
         self._space = space
         self._prefix = prefix
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners[list[Event]](f"table {prefix}")
 
     @property
     def revision(self) -> int:
@@ -65,24 +66,13 @@ class LocalTable:
             yield key[start:]
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
+        return self._listeners.subscribe(listener)
 
     def deliver(self, events: list[Event]) -> None:
         """Tell the listeners what of this concerns them (the store calls it)."""
         mine = [event for event in events if event.key.startswith(self._prefix)]
-        if not mine:
-            return
-        for listener in tuple(self._listeners):
-            try:
-                listener(mine)
-            except Exception:
-                log.exception("a listener of the registry failed", prefix=self._prefix)
+        if mine:
+            self._listeners.tell(mine)
 
 
 class Watch:

@@ -40,6 +40,7 @@ from typing import Final, Self
 
 import structlog
 
+from modelmesh.observe.listeners import Listeners
 from modelmesh.observe.tasks import every, spawn, stop
 from modelmesh.registry.availability import Availability
 from modelmesh.registry.follower import Bounds, Confirm, Counts, Follower
@@ -97,7 +98,7 @@ class Mirror:
         self.availability.subscribe(self._on_answers)
         self._followers: dict[str, Follower] = {}
         self._looks = Looks(self._known, self.get, lambda: self.answers)
-        self._restore_listeners: list[Callable[[], None]] = []
+        self._restore_listeners = Listeners[None]("restores")
         self._offering: asyncio.Task[None] | None = None
         for prefix in PREFIXES:
             self._follow(prefix)
@@ -189,13 +190,7 @@ class Mirror:
 
     def subscribe_restored(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Be told that the store was restored; returns the way to stop."""
-        self._restore_listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._restore_listeners:
-                self._restore_listeners.remove(listener)
-
-        return stop
+        return self._restore_listeners.subscribe(lambda _nothing: listener())
 
     def accept_restore(self) -> int:
         """Somebody has spoken: what the restored store lacks shall be gone; how much that is."""
@@ -396,11 +391,7 @@ class Mirror:
         if self._offering is not None:
             self._offering.cancel()
         self._offering = spawn(self._offer_back(), "offer registrations back")
-        for listener in tuple(self._restore_listeners):
-            try:
-                listener()
-            except Exception:
-                log.exception("a listener of restores failed")
+        self._restore_listeners.tell(None)
 
     async def _offer_back(self) -> None:
         """Once it is known what the store lacks, have it created again."""

@@ -34,6 +34,7 @@ from typing import Final
 import structlog
 from sortedcontainers import SortedDict
 
+from modelmesh.observe.listeners import Listeners
 from modelmesh.registry.store import Entry, Event, Page
 
 log = structlog.get_logger("registry")
@@ -82,7 +83,7 @@ class RemoteTable:
         self._tombstones = tombstones
         self._old: dict[str, None] = {}  # in order
         self._held: set[str] = set()  # missing in a listing, but not believed to be gone
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners[list[Event]](f"table {prefix}")
 
     # --- reading
 
@@ -113,13 +114,7 @@ class RemoteTable:
             position = chunk[-1]
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
+        return self._listeners.subscribe(listener)
 
     # --- changes that somebody tells of
 
@@ -240,14 +235,9 @@ class RemoteTable:
             self._floor = max(self._floor, self._gone.pop(next(iter(self._gone))))
 
     def _tell(self, events: list[Event]) -> None:
-        if not events:
-            return
-        self.changes += len(events)
-        for listener in tuple(self._listeners):
-            try:
-                listener(events)
-            except Exception:
-                log.exception("a listener of the registry failed", prefix=self.prefix)
+        if events:
+            self.changes += len(events)
+            self._listeners.tell(events)
 
 
 class Listing:

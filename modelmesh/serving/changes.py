@@ -9,12 +9,9 @@ Must never delay or change a claim.
 
 from collections.abc import Callable
 
-import structlog
-
+from modelmesh.observe.listeners import Listeners
 from modelmesh.registry.models import ModelChange, Models
 from modelmesh.serving.claims import Claims
-
-log = structlog.get_logger("serving")
 
 Listener = Callable[[list[ModelChange]], None]
 
@@ -24,18 +21,12 @@ class Changes:
 
     def __init__(self, claims: Claims, models: Models) -> None:
         self._claims = claims
-        self._listeners: list[Listener] = []
-        models.subscribe(self._tell)
+        self._listeners = Listeners[list[ModelChange]]("models")
+        models.subscribe(self._listeners.tell)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Be told of every change; returns the way to stop."""
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
+        return self._listeners.subscribe(listener)
 
     async def claim(self, model_id: str, *, further: bool) -> None:
         await self._claims.claim(model_id, further=further)
@@ -55,11 +46,4 @@ class Changes:
 
     def _copy_changed(self, model_id: str) -> None:
         if self._listeners:
-            self._tell([ModelChange(model_id, exists=True, created=False)])
-
-    def _tell(self, changes: list[ModelChange]) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(changes)
-            except Exception:
-                log.exception("a listener of models failed")
+            self._listeners.tell([ModelChange(model_id, exists=True, created=False)])
