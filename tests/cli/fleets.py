@@ -18,7 +18,11 @@ from typing import Any, Final
 HOST: Final = "127.0.0.1"
 NO_ETCD: Final = "http://127.0.0.1:1"  # named, so that none is started; fakes never ask it
 _FIRST, _LAST = 10_000, 32_700  # below what kernels hand out by themselves
-_blocks = itertools.count(os.getpid())  # test processes run side by side
+# Test processes run side by side: each worker has blocks of its own.
+_WORKERS: Final = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_BLOCKS: Final = (_LAST - _FIRST) // 100 // _WORKERS * _WORKERS
+_blocks = itertools.count(os.getppid() * _WORKERS + _WORKER, _WORKERS)
 
 
 def until(condition: Callable[[], Any], within_s: float = 30.0) -> Any:
@@ -33,7 +37,7 @@ def until(condition: Callable[[], Any], within_s: float = 30.0) -> Any:
 def free_base() -> int:
     """The first of a hundred ports that nobody uses."""
     for _ in range(200):
-        base = _FIRST + next(_blocks) * 100 % (_LAST - _FIRST) // 100 * 100
+        base = _FIRST + next(_blocks) % _BLOCKS * 100
         if all(is_free(port) for port in range(base, base + 100)):
             return base
     raise AssertionError("no hundred free ports")
