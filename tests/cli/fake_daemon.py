@@ -50,15 +50,16 @@ def main() -> int:
     if among("FAKE_BROKEN"):
         print("no such thing", file=sys.stderr)
         return 3
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None if among("FAKE_DEAF") else ended.set())
+    # Blocked before there are threads: one of them could get the signal, and the main thread, which
+    # alone runs handlers, would sleep on.
+    asked = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, asked)
     metrics = int(os.environ["MM_METRICS"].partition("port=")[2].partition(";")[0])
     names = ("MM_SVC_GRPC_PORT", "MM_REST_PORT", "MM_PEER_PORT")
     for port in (*(int(os.environ[name]) for name in names), metrics):
         server = ThreadingHTTPServer(("127.0.0.1", port), Faces)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    while not ended.wait(60):
+    while signal.sigwait(asked) and among("FAKE_DEAF"):
         pass
     print(f"{ID} ends well", flush=True)
     return 0

@@ -111,7 +111,6 @@ def test_a_signal_during_the_start_ends_what_has_started(tmp_path: Path) -> None
         assert not any(alive(pid) for pid in pids)
 
 
-@pytest.mark.skip(reason="did not end within 30 s in 2 of 2 whole runs; see docs/ROADMAP.md")
 def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
     with fleet(tmp_path / "d", environment={"FAKE_DEAF": "b"}) as up:
         up.ready()
