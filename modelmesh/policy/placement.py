@@ -13,11 +13,11 @@ asks for an explanation pays for one. Pure. A target is free to refuse: nothing 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Protocol
 
-from modelmesh.domain.fleet import Peer
+from modelmesh.domain.fleet import Peer, rendezvous
 from modelmesh.domain.instances import UNIT_BYTES, InstanceRecord, units_of
 
 Rng = Callable[[], float]
@@ -172,6 +172,31 @@ def place(view: View, subject: Subject, now: float, rng: Rng, explain: bool = Fa
 def possible(view: View, subject: Subject) -> list[str]:
     """All instances that may be asked to load it, in no order."""
     return [each for each, obstacle in _judged(view, subject) if obstacle is Obstacle.NONE]
+
+
+def unclaimed(view: View, subject: Subject, model_id: str) -> Placement | None:
+    """The same instance for all daemons, while the store is silent and nothing can be claimed.
+
+    What was draining when it was last heard of may long be back: at the worst it is asked in vain.
+    """
+    if ids := possible(view, subject):
+        reason = "the store does not answer, and it is the first for this model"
+        return Placement(rendezvous(model_id, ids)[0], reason)
+    if ids := _said_to_drain(view, subject):
+        reason = "the store does not answer: it was draining, and may have come back"
+        return Placement(rendezvous(model_id, ids)[0], reason)
+    return None
+
+
+def _said_to_drain(view: View, subject: Subject) -> list[str]:
+    units = units_of(max(subject.size_bytes, 1))
+    found = []
+    for peer in view.peers():
+        if peer.record.draining:
+            record = replace(peer.record, draining=False)
+            if not _obstacle(view, subject, units, peer.instance_id, record, peer.answers):
+                found.append(peer.instance_id)
+    return found
 
 
 def likely_replaced(records: Iterable[InstanceRecord], now_ms: float) -> frozenset[int]:

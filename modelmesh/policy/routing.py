@@ -18,11 +18,19 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final, Protocol
 
-from modelmesh.domain.fleet import Hops, Intent, Peer, rendezvous
+from modelmesh.domain.fleet import Hops, Intent, Peer
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, Reason
 from modelmesh.policy import placement
-from modelmesh.policy.placement import Candidate, Obstacle, Placement, Rng, Subject, place, possible
+from modelmesh.policy.placement import (
+    Candidate,
+    Obstacle,
+    Placement,
+    Rng,
+    Subject,
+    place,
+    unclaimed,
+)
 
 
 class Request(Protocol):
@@ -427,11 +435,8 @@ def _cold(
         tried=request.tried,
         balanced=request.balanced,
     )
-    if not view.store_answers and (ids := possible(view, subject)):
-        first = rendezvous(request.model_id, ids)[0]
-        placed = Placement(first, "the store does not answer, and it is the first for this model")
-    else:
-        placed = place(view, subject, now, rng, explain)
+    shared = None if view.store_answers else unclaimed(view, subject, request.model_id)
+    placed = shared or place(view, subject, now, rng, explain)
     if placed.instance_id is None:
         return _nowhere(view, subject, placed, record, blocked, now, rng)
     if placed.instance_id == view.me:

@@ -292,6 +292,18 @@ def test_without_the_store_all_daemons_send_a_cold_model_to_the_same_one() -> No
                 assert (decision.instance_id, decision.intent) == (first, Intent.LOAD)
 
 
+def test_without_the_store_who_was_draining_may_be_back() -> None:
+    """Seed 1076: cut from the store, a daemon that left saw the whole fleet drain for ever."""
+    view = View({"a": peer("a", draining=True), "b": peer("b", draining=True, suspect=True)})
+    view.drain()
+    assert failure(go(view)).reason is Reason.DRAINING
+    view.store_answers = False
+    assert went(view) == {("a", Intent.LOAD)}
+    assert failure(go(view, Request(tried=["a"]))).reason is Reason.DRAINING
+    view.peer_by_id["c"] = peer("c")
+    assert went(view) == {("c", Intent.LOAD)}
+
+
 # --- failures
 
 
