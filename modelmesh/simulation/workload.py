@@ -9,7 +9,7 @@ nobody's excuse. In the others models have to go for others all the time.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate
@@ -88,7 +88,7 @@ def workload(seed: int, scale: Scale) -> Workload:
         tuple("abcdefghijklmnopqrstuvwxyz"[n % 26] + str(n // 26 or "") for n in range(pods)),
         models,
         tuple(_with_manners(rng, deed) for deed in deeds),
-        _capacity_bytes(models, pods, roomy),
+        max(_capacity_bytes(models, pods, roomy), 2 * max(map(_size_bytes, _keys(models, deeds)))),
         lasts_s,
         roomy,
         surprises,
@@ -113,10 +113,21 @@ def _key(rng: Random, surprises: bool, version: int = 0, *, errors: bool = True)
 
 
 def _capacity_bytes(models: tuple[tuple[str, str], ...], pods: int, roomy: bool) -> int:
-    sizes = [max(b.size_bytes, b.guess_bytes) for b in (behaviour(key) for _, key in models)]
+    sizes = [_size_bytes(key) for _, key in models]
     if roomy:
         return round(1.6 * sum(sizes) / max(pods - 1, 1)) + 2 * max(sizes)
     return round(0.5 * sum(sizes) / pods) + 2 * max(sizes)
+
+
+def _keys(models: tuple[tuple[str, str], ...], deeds: Iterable[Deed]) -> Iterator[str]:
+    """Of all that is ever registered: what comes later must fit into a daemon as well."""
+    yield from (key for _, key in models)
+    yield from (deed.key for deed in deeds if deed.key)
+
+
+def _size_bytes(key: str) -> int:
+    what = behaviour(key)
+    return max(what.size_bytes, what.guess_bytes)
 
 
 # --- traffic

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from modelmesh.simulation.baselines import play_naively
+from modelmesh.simulation.doors import behaviour
 from modelmesh.simulation.plants import PLANTS
 from modelmesh.simulation.run import Options, Outcome, play
 from modelmesh.simulation.workload import Doing, Scale, workload
@@ -84,6 +85,14 @@ def test_a_workload_is_its_seed_and_scale() -> None:
     assert len(work.pods) == 3
     assert len(work.models) == 30
     assert [deed.at_s for deed in work.deeds] == sorted(deed.at_s for deed in work.deeds)
+
+
+@pytest.mark.parametrize("seed", [7, 1218])
+def test_whatever_is_registered_fits_into_a_daemon(seed: int) -> None:
+    """Seed 1218 called it a broken promise that a model larger than any daemon was refused."""
+    work = workload(seed, Scale())
+    keys = [key for _, key in work.models] + [deed.key for deed in work.deeds if deed.key]
+    assert max(behaviour(key).size_bytes for key in keys) <= work.capacity_bytes
 
 
 def test_callers_prefer_some_models() -> None:
