@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, invalid
-from modelmesh.observe.tasks import spawn
+from modelmesh.observe.tasks import spawn, stop
 from modelmesh.runtime.door import LoadedModel, LoadRequest, RuntimeListener, RuntimeStatus
 from modelmesh.storage.door import LocalModel
 from modelmesh.wire.transport import Call, text
@@ -93,6 +93,7 @@ class SimulatedRuntime:
         self._capacity_bytes = capacity_bytes
         self._load_concurrency = load_concurrency
         self._listener: RuntimeListener | None = None
+        self._running: dict[asyncio.Task[None], None] = {}  # predicts, in order
 
     @property
     def held(self) -> dict[str, int]:
@@ -175,7 +176,9 @@ class SimulatedRuntime:
             call.reply.answer(held.behaviour.answer(model_id))
             return
         held.calls[call] = None
-        spawn(self._predict(model_id, held, call), "predict")
+        task = spawn(self._predict(model_id, held, call), "predict")
+        self._running[task] = None
+        task.add_done_callback(self._running.pop)
 
     async def _predict(self, model_id: str, held: _Held, call: Call) -> None:
         try:
@@ -207,7 +210,9 @@ class SimulatedRuntime:
         return True
 
     async def close(self, grace_s: float) -> None:
+        """Whoever waits for an answer was waited for; what runs for nobody ends with its host."""
         self.resident.clear()
+        await stop(*self._running)
 
 
 class SimulatedStorage:
