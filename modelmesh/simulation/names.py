@@ -2,8 +2,12 @@
 
 I3: a name answers with a model that it was set to; once somebody has seen the newer one answer, the
 older one is not seen again (but while the news is on its way); and no transition costs a failure.
+
+Which move is newer: the one that was asked for after the other was acknowledged. Of two that were
+under way at once (one waits for a daemon that stands still) either may be the one that lasts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -24,6 +28,16 @@ class Move:
     asked_s: float
     known_s: float = inf
 
+    def precedes(self, other: "Move") -> bool:
+        """Whether it was over before the other began: only then are callers promised an order."""
+        return self.known_s < other.asked_s
+
+
+def lasting(moves: Sequence[Move]) -> list[Move]:
+    """Those that the name may stand for in the end: none that was acknowledged came after them."""
+    certain = [move for move in moves if move.known_s < inf]
+    return [move for move in moves if not any(move.precedes(other) for other in certain)]
+
 
 @dataclass(slots=True)
 class Names:
@@ -32,7 +46,7 @@ class Names:
     world: World
     weather: Weather
     moves: dict[str, list[Move]] = field(default_factory=dict)
-    seen: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # (when, which move)
+    seen: dict[str, list[tuple[float, Move]]] = field(default_factory=dict)  # (when, which)
 
     def exists_since(self, name: str) -> float:
         """Since when it certainly stands for something; inf: it does not."""
@@ -40,16 +54,19 @@ class Names:
 
     def wrong_answer(self, request: Request, body: bytes) -> str:
         """What is wrong with the answer ("": nothing)."""
-        moves = self.moves.get(request.model_id, ())
         which = [
-            n
-            for n, move in enumerate(moves)
+            move
+            for move in self.moves.get(request.model_id, ())
             if move.asked_s <= request.ended_s and behaviour(move.key).answer(move.model_id) == body
         ]
         if not which:
             return f"I3: {request.model_id} answered {body!r}"
         seen = self.seen.setdefault(request.model_id, [])
-        newer = [at_s for at_s, n in seen if n > which[0] and request.began_s > self._told_by(at_s)]
+        newer = [
+            at_s
+            for at_s, move in seen
+            if which[0].precedes(move) and request.began_s > self._told_by(at_s)
+        ]
         seen.append((request.ended_s, which[0]))
         return f"I3: {body!r} answered after a newer one was seen" if newer else ""
 
@@ -69,9 +86,10 @@ class Names:
                 if self.exists_since(name) < inf:
                     return f"the vmodel {name} is lost"
                 continue
-            record, last = VModelRecord.from_json(entry.value), moves[-1]
+            record = VModelRecord.from_json(entry.value)
+            possible = [move.model_id for move in lasting(moves)]
             if record.transitioning:
                 return f"the vmodel {name} is on its way from {record.active_id} still"
-            if last.known_s < inf and record.active_id != last.model_id:
-                return f"the vmodel {name} stands for {record.active_id}, not {last.model_id}"
+            if record.active_id not in possible:
+                return f"the vmodel {name} stands for {record.active_id}, not {possible}"
         return ""
