@@ -186,7 +186,11 @@ class FleetView(View, placement.View, Protocol):
     def store_answers(self) -> bool: ...
 
     def record(self, model_id: str) -> ModelRecord | None:
-        """From the table, or as the store gave it when it was asked for this call."""
+        """From the table, or as the store gave it when it was asked for this call. None also where
+        it is `unreadable`."""
+
+    def unreadable(self, model_id: str) -> Failure | None:
+        """Why the record that is there cannot be read; None if there is none, or it can be."""
 
     def peer(self, instance_id: str) -> Peer | None:
         """None: it does not exist (any more)."""
@@ -260,7 +264,7 @@ def route_in_fleet(
     model_id = request.model_id
     record = view.record(model_id)
     if record is None:
-        return _UNKNOWN if request.asked_store or not view.store_answers else _ASK
+        return _without_record(view, request, _UNKNOWN)
     here = view.is_loaded(model_id) and view.me not in request.tried
     copies = record.loaded_in
     if here and len(copies) < 2:
@@ -291,7 +295,7 @@ def _bound(view: FleetView, request: FleetRequest, now: float) -> FleetRoute:
         return _NO_COPY
     record = view.record(model_id)
     if record is None:
-        return _UNHEARD if request.asked_store or not view.store_answers else _ASK
+        return _without_record(view, request, _UNHEARD)
     if view.draining:
         return _LEAVING
     if failure := view.remembered_failure(model_id, now):
@@ -299,6 +303,17 @@ def _bound(view: FleetView, request: FleetRequest, now: float) -> FleetRoute:
     if view.fits is not None and view.fits.rank(record.type, view.my_record.labels) is None:
         return _MISFIT
     return _SENT_HERE
+
+
+def _without_record(view: FleetView, request: FleetRequest, unheard: Reject) -> FleetRoute:
+    """The table lacks the model, or has a record that nobody can read. That one is no reason to
+    refuse what is loaded here, as a daemon alone does not."""
+    model_id = request.model_id
+    if failure := view.unreadable(model_id):
+        if view.is_loaded(model_id) and view.me not in request.tried:
+            return _LOADED
+        return Reject("its record cannot be read", failure)
+    return unheard if request.asked_store or not view.store_answers else _ASK
 
 
 # --- a copy is loaded

@@ -81,10 +81,10 @@ class FleetManagement(Management):
 
     async def status(self, model_id: str) -> ModelStatus:
         """Where the model stands in the fleet."""
-        record = await self._known(model_id)
-        if record is None:
-            return ModelStatus(State.NOT_FOUND)
-        here = await super().status(model_id)
+        await self._heard(model_id)
+        here, record = await super().status(model_id), self._view.record(model_id)
+        if record is None:  # or it cannot be read
+            return here
         copies = [copy for copy in here.copies if copy.state is not State.LOADING_FAILED]
         copies += [copy for copy in self._copies_of(record) if copy.location != self._view.me]
         failed = [
@@ -145,10 +145,15 @@ class FleetManagement(Management):
     def accept_restore(self) -> int:
         return self._accept_restore()
 
-    async def _known(self, model_id: str) -> ModelRecord | None:
+    async def _heard(self, model_id: str) -> None:
+        """What the table lacks is looked for in the store."""
         if model_id not in self._models:
             await self._look(model_id)
-        return self._view.record(model_id) if model_id in self._models else None
+
+    async def _known(self, model_id: str) -> ModelRecord | None:
+        """The record, wherever it is. DATA_LOSS: it cannot be read."""
+        await self._heard(model_id)
+        return self._models.get(model_id)
 
     async def explain(self, model_id: str) -> Explained:
         """What routing would do with a request now, and what room there is here."""
@@ -216,9 +221,9 @@ class FleetManagement(Management):
 
     async def try_load(self, model_id: str) -> Failure | None:
         """Load it somewhere, unless it is or has failed too often, and wait; why it is not."""
-        if await self._known(model_id) is None:
-            return not_found().failure
         try:
+            if await self._known(model_id) is None:
+                return not_found().failure
             await self._somewhere(model_id, sync=True)
         except MeshError as error:
             return error.failure

@@ -107,8 +107,11 @@ class Management:
 
     async def status(self, model_id: str) -> ModelStatus:
         """The model's state here. Asking is no use: it does not count for eviction."""
-        if model_id not in self._models:
-            return ModelStatus(State.NOT_FOUND)
+        try:
+            if self._models.get(model_id) is None:
+                return ModelStatus(State.NOT_FOUND)
+        except MeshError as error:  # as in a listing
+            return ModelStatus(State.UNKNOWN, (error.failure.message,))
         now, state = self._clock(), self.state(model_id)
         errors = self._failures.errors(model_id, now)
         offset_ms = self._wall_ms() - round(now * 1000)

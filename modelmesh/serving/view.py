@@ -154,11 +154,19 @@ class FleetView(View):
     # --- models
 
     def record(self, model_id: str) -> ModelRecord | None:
-        """None also where the record cannot be read: a request then meets what the table says."""
+        """None also where the record cannot be read (`unreadable`)."""
         try:
             return self._models.get(model_id)
         except MeshError:
             return None
+
+    def unreadable(self, model_id: str) -> Failure | None:
+        """Why the record that is there cannot be read."""
+        try:
+            self._models.get(model_id)
+        except MeshError as error:
+            return error.failure
+        return None
 
     def weigh(self, model_id: str, record: ModelRecord) -> Weight:
         known = self._copies.known_bytes(model_id)

@@ -52,6 +52,7 @@ class View:
     coming: bool = False
     load_here_s: float = 0.0
     failure: Failure | None = None
+    broken: Failure | None = None  # why the record cannot be read
     weight: Weight = field(default_factory=lambda: Weight(MIB))
 
     @property
@@ -65,7 +66,7 @@ class View:
         return self.peer_by_id.get(instance_id)
 
     def is_registered(self, model_id: str) -> bool:
-        return self.model is not None
+        return self.model is not None or self.broken is not None
 
     def is_loaded(self, model_id: str) -> bool:
         return self.loaded
@@ -77,7 +78,10 @@ class View:
         return self.failure
 
     def record(self, model_id: str) -> ModelRecord | None:
-        return self.model
+        return self.model if self.broken is None else None
+
+    def unreadable(self, model_id: str) -> Failure | None:
+        return self.broken
 
     def my_load_s(self, model_id: str) -> float:
         return self.load_here_s

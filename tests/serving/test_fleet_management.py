@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from modelmesh.domain.fleet import Intent
+from modelmesh.domain.fleet import Hops, Intent
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.registry.store import MODELS, Put
@@ -77,12 +77,33 @@ def test_what_is_unknown_is_looked_for_and_not_found() -> None:
     run(main())
 
 
-def test_a_record_that_cannot_be_read_is_a_row_that_says_so() -> None:
+def test_a_record_that_cannot_be_read_is_said_to_be_so() -> None:
     async def main() -> None:
         one = OfMany("a")
         await one.store.commit([], [Put(MODELS + "m", b"no json")])
         rows, _ = one.management.page("", "", 10)
         assert [row.state for row in rows] == [State.UNKNOWN]
+        status = await one.management.status("m")
+        assert status.state is State.UNKNOWN
+        assert "cannot be read" in status.errors[0]
+        failures = [await one.management.try_load("m")]
+        for work in (
+            answered(one.ask("m")),
+            answered(one.ask("m", Hops(Intent.LOAD, "a"))),
+            one.management.load("m"),
+            one.management.unload("m"),
+            one.management.explain("m"),
+            one.management.ensure_loaded("m", 0, sync=True),
+            one.management.load_here("m", further=False, sync=True),
+        ):
+            with pytest.raises(MeshError) as caught:
+                await work
+            failures.append(caught.value.failure)
+        for failure in failures:
+            assert failure is not None
+            assert failure.code is Code.DATA_LOSS
+            assert "cannot be read" in failure.message
+        assert one.looked == []
         await one.close()
 
     run(main())

@@ -7,6 +7,7 @@ import pytest
 from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, MeshError
+from modelmesh.registry.store import MODELS, Put
 from modelmesh.serving.status import State
 from tests.serving.fleet_of_one import One, until
 
@@ -32,6 +33,14 @@ async def test_what_can_never_work_is_refused_at_registration(record: ModelRecor
         await one.management.register("m", record, False, False)
     assert failed.value.failure.code is Code.INVALID_ARGUMENT
     assert (await one.management.status("m")).state is State.NOT_FOUND
+
+
+async def test_a_record_that_cannot_be_read_has_a_status_that_says_so() -> None:
+    one = One()
+    await one.store.commit([], [Put(MODELS + "m", b"no json")])
+    status = await one.management.status("m")
+    assert status.state is State.UNKNOWN
+    assert "cannot be read" in status.errors[0]
 
 
 async def test_load_now_and_sync_wait_for_the_load() -> None:
