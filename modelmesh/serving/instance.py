@@ -40,6 +40,7 @@ _MODEL_BUSY = Failure(
     Reason.OVERLOADED,
     retry_after_s=0.1,
 )
+_LATE = Failure(Code.DEADLINE_EXCEEDED, "the deadline had passed when the call was read")
 _LEFT = Failure(Code.CANCELLED, "the caller left")
 _BROKEN = Failure(Code.INTERNAL, "internal error", Fault.PEER, executed=True)
 _EXPLAIN = kinds.V1_EXPLAIN
@@ -100,8 +101,10 @@ class Instance:
         self._open += 1
         if self._open > self._most_open:
             served.finish(_BUSY)
-            return
-        self._route(served, now)
+        elif now >= call.deadline:
+            served.finish(_LATE)  # what was read after a pause: nobody waits for it
+        else:
+            self._route(served, now)
 
     def route_again(self, served: Served) -> None:
         """It was tried elsewhere, or in vain (from `Walks`)."""

@@ -111,6 +111,17 @@ async def test_a_deadline_answers_the_caller_and_the_load_goes_on() -> None:
     await until(lambda: one.copies.is_loaded("m"))
 
 
+async def test_a_call_that_is_read_after_its_deadline_starts_nothing() -> None:
+    """As after a pause of the daemon: its callers have left long ago."""
+    one = One()
+    await one.register("m")
+    past = asyncio.get_running_loop().time()
+    assert code(one.ask("m", deadline=past)) is Code.DEADLINE_EXCEEDED
+    assert not one.runtime.loads
+    await one.answer("m")
+    assert code(one.ask("m", deadline=past)) is Code.DEADLINE_EXCEEDED
+
+
 async def test_a_load_whose_last_waiter_leaves_before_it_began_is_dropped() -> None:
     one = One(capacity_bytes=100)
     await one.register("a", "b")
