@@ -44,9 +44,10 @@ class Peers(Protocol):
         A peer that is not known, or provably never had the call, ends it with UNAVAILABLE,
         NOT_HERE and `executed=False`, after `Peer.answers` has become false.
 
-        `on_suspect` is called at most once, when the peer ceases to answer and the call has no
-        answer yet. The call goes on: an answer that still comes is passed on, and a reply drops
-        what comes after its end.
+        `on_suspect` is called at most once, when the peer falls silent and the call has no answer
+        yet (one that only refuses connections may be leaving: it answers what it has, unless that
+        came on a link that was given up). The call goes on: an answer that still comes is passed
+        on, and a reply drops what comes after its end.
 
         Returns what gives the call up: the peer is told, and the reply hears nothing more.
         """

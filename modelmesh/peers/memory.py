@@ -65,6 +65,17 @@ class MemoryNetwork:
         """New connections are refused; those that are open stay."""
         self._turns.pop(address, None)
 
+    def drain(self, address: str) -> None:
+        """As a server that stops: new connections are refused, and who has one is told to start
+        nothing new on it. What runs, or crosses the word on its way, is answered as ever."""
+        self.unlisten(address)
+        for connection in self._to(address):
+            connection.tell_to_leave()
+
+    def drained(self, address: str) -> bool:
+        """Whether all have been told, and nobody waits for an answer."""
+        return all(known.leaving and not known.open for known in self._to(address))
+
     def link(self, source: str, target: str) -> "MemoryLink":
         """A `Caller` from one address to another."""
         return MemoryLink(self, source, target)
@@ -179,6 +190,9 @@ class MemoryNetwork:
         for connection in list(self._connections):
             connection.release()
 
+    def _to(self, address: str) -> list["_Connection"]:
+        return [known for known in self._connections if known.target == address]
+
 
 class _Pipe:
     """One direction of a connection: in order, held while the way is blocked.
@@ -264,12 +278,19 @@ class _Connection:
         self.open: dict[_Sent, None] = {}
         self.turn = turn
         self.lost = False
+        self.leaving = False  # its caller knows that nothing new may start on it
         self._watch: asyncio.TimerHandle | None = None
         network.opened(self)
 
     def send(self, sent: "_Sent") -> None:
         self.open[sent] = None
         self.pass_on(self.forth, sent.arrive)
+
+    def tell_to_leave(self) -> None:
+        self.pass_on(self.back, self._leaves)
+
+    def _leaves(self) -> None:
+        self.leaving = True
 
     def pass_on(self, pipe: _Pipe, act: Act) -> None:
         pipe.send(act)
@@ -329,8 +350,8 @@ class MemoryLink:
         sent = _Sent(self._network.loop, call)
         if self._closed:
             sent.finish(unavailable(executed=False))
-        elif self._connection is not None and not self._connection.lost:
-            sent.begin(self._connection)
+        elif (made := self._connection) is not None and not (made.lost or made.leaving):
+            sent.begin(made)
         else:
             self._waiting.append(sent)
             if len(self._waiting) == 1:

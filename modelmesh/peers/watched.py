@@ -195,7 +195,10 @@ class Watched:
         self._watch()
 
     def _tell(self) -> None:
-        for sent in list(self.open):
+        """Who is silent fails all its callers. Who only refuses connections may be leaving, and
+        answers what it has: a call on the present link ends with its connection, or is answered."""
+        silent = self.peer.suspect
+        for sent in [each for each in self.open if silent or each.lane is not self.lane]:
             on_suspect, sent.on_suspect = sent.on_suspect, None
             if on_suspect is not None and not sent.gone:
                 try:

@@ -190,6 +190,23 @@ async def test_who_stopped_listening_keeps_its_connections(network: MemoryNetwor
 
 
 @simulated
+async def test_who_drains_answers_what_it_has_and_takes_nothing_new(network: MemoryNetwork) -> None:
+    place, link = Place(network, "b", keeps=True), network.link("a", "b")
+    runs = send(link, b"runs")
+    await until(lambda: place.seen)
+    network.drain("b")
+    crosses = send(link, b"crosses")
+    await until(lambda: len(place.seen) == 2)
+    failure = await send(link, b"late").failure()
+    assert (failure.code, failure.executed) == (Code.UNAVAILABLE, False)
+    assert not network.drained("b")
+    for _, call in place.seen:
+        call.reply.answer(call.body)
+    assert (await runs.body(), await crosses.body()) == (b"runs", b"crosses")
+    assert (network.drained("b"), len(place.seen)) == (True, 2)
+
+
+@simulated
 async def test_a_closed_link_ends_its_calls(network: MemoryNetwork) -> None:
     place, link = Place(network, "b", keeps=True), network.link("a", "b")
     answer = send(link)

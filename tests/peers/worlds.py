@@ -129,6 +129,10 @@ class World(ABC):
         """Nobody listens any more; connections are broken."""
 
     @abstractmethod
+    async def drain(self, instance_id: str) -> None:
+        """It takes nothing new, and answers what it has: until that has ended."""
+
+    @abstractmethod
     async def restart(self, instance_id: str) -> None:
         """It listens again, at the same address."""
 
@@ -197,6 +201,11 @@ class MemoryWorld(World):
     async def crash(self, instance_id: str) -> None:
         self.network.crash(self._addresses[instance_id])
 
+    async def drain(self, instance_id: str) -> None:
+        address = self._addresses[instance_id]
+        self.network.drain(address)
+        await until(lambda: self.network.drained(address))
+
     async def restart(self, instance_id: str) -> None:
         self.network.listen(self._addresses[instance_id], self._callees[instance_id].handler)
 
@@ -231,11 +240,13 @@ class GrpcWorld(World):
         self.peers = grpc_peers("a")
         self._relays: dict[str, Relay] = {}
         self._servers: list[GrpcServer] = []
+        self._newest: dict[str, GrpcServer] = {}
         self._all: list[Relay] = []
 
     async def add(self, callee: Callee) -> InstanceRecord:
         server = GrpcServer(callee.handler)
         self._servers.append(server)
+        self._newest[callee.instance_id] = server
         await server.start()
         relay = self._relays[callee.instance_id] = Relay(server.port)
         self._all.append(relay)
@@ -244,6 +255,10 @@ class GrpcWorld(World):
 
     async def crash(self, instance_id: str) -> None:
         await self._relays[instance_id].close()
+
+    async def drain(self, instance_id: str) -> None:
+        self._relays[instance_id].refuse()
+        await self._newest[instance_id].drain(10)
 
     async def restart(self, instance_id: str) -> None:
         await self._relays[instance_id].open()
