@@ -9,7 +9,7 @@ its tasks and timers, as a process does.
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
@@ -41,6 +41,7 @@ from modelmesh.wire.transport import Call, text
 WALL_START_MS: Final = 1_767_225_600_000
 START_S: Final = 60.0  # a daemon that is not ready by then is one that failed to start
 CLEAR_S: Final = 30.0
+_LOOK_EVERY_S: Final = 0.02
 
 _REFUSED: Final = Failure(Code.UNAVAILABLE, "connection refused", Fault.PEER, executed=False)
 _LOST: Final = Failure(Code.UNAVAILABLE, "connection lost", Fault.PEER, executed=True)
@@ -216,9 +217,21 @@ class World:
             self._bury(pod)
 
     async def _leave(self, pod: Pod, grace_s: float) -> None:
+        """In the order of `App.stop`: a daemon that leaves the registry has no port open."""
+        end_s = self.loop.time() + grace_s
         await pod.daemon.hand_over(grace_s * 2 / 3)
         pod.accepts = False
-        await pod.daemon.stop(grace_s / 3)
+        ports_end_s = max(end_s, self.loop.time() + 1.0)
+        await self._until(lambda: not pod.callers, ports_end_s)
+        self.network.drain(pod.address)
+        await self._until(lambda: self.network.drained(pod.address), ports_end_s)
+        await pod.daemon.stop(max(end_s - self.loop.time(), 0.0))
+
+    async def _until(self, condition: Callable[[], bool], end_s: float) -> None:
+        while not condition():
+            if self.loop.time() >= end_s:
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)  # as the real ports look
 
     async def _within(self, pod: Pod, work: Coroutine[Any, Any, None], bound_s: float) -> None:
         done = pod.life.run(spawn, work, "stop")

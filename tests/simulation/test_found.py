@@ -46,3 +46,28 @@ def test_a_connection_that_breaks_is_made_anew_where_nobody_else_has_the_model()
         assert world.network.struck["cut_answers"] == 1
 
     fleet(scenario)
+
+
+def test_a_daemon_that_leaves_while_the_store_is_away_loses_no_call() -> None:
+    """It takes seconds to give up saying goodbye to the store: by then its port is closed."""
+
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", key(predict_s=0.5)))
+        assert await world.ask("m", "a") == b"m"
+        leaves = only_holder(world, "m")
+        others = [name for name in world.pods if name != leaves]
+        for link in world.shared.links:
+            link.cut()
+        began_s = world.loop.time()
+        stopping = asyncio.create_task(world.stop(leaves), name="stop")
+        calls = []
+        while not stopping.done():
+            calls += [asyncio.create_task(world.ask("m", each), name="ask") for each in others]
+            await asyncio.sleep(0.1)
+        assert world.loop.time() - began_s > 1.0, "it left without a wait"
+        assert await asyncio.gather(*calls) == [b"m"] * len(calls)
+        assert set(world.ledger.executions.values()) == {1}
+        for link in world.shared.links:
+            link.mend()
+
+    fleet(scenario)
