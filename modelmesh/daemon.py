@@ -133,7 +133,8 @@ class Daemon:
         if member is None:
             vmodels, copies = VModels(doors.store), Here(self.parts, self.management)
         else:
-            vmodels, copies = VModels(doors.store, member.look()), member.copies()
+            look, answers = member.look(), member.store_answers
+            vmodels, copies = VModels(doors.store, look, answers), member.copies()
         owner, models = self._settings.default_vmodel_owner, self.parts.models
         self.vmodels = VModelManagement(vmodels, self.management, copies, doors.wall_ms, owner)
         self.named = Named(self.instance, models, vmodels)

@@ -139,6 +139,12 @@ def not_found(message: str = "model not found") -> MeshError:
     return MeshError(Failure(Code.NOT_FOUND, message))
 
 
+def unheard(what: str) -> MeshError:
+    """Not known here; and the store, which may know it, does not answer."""
+    message = f"{what} not known here, and the registry's store does not answer"
+    return MeshError(Failure(Code.UNAVAILABLE, message, Fault.STORE, retry_after_s=1.0))
+
+
 def unimplemented(message: str) -> MeshError:
     """No such method, or not here."""
     return MeshError(Failure(Code.UNIMPLEMENTED, message))

@@ -158,6 +158,9 @@ class Member:
 
         return look
 
+    def store_answers(self) -> bool:
+        return self._doors.answers()
+
     def copies(self) -> InFleet:
         """Where the copies of models are."""
         return InFleet(self.view, self._management, self.spreading, self._clock, self._limits)
@@ -182,7 +185,7 @@ class Member:
         self._address = address
         self._subscribed = [
             self.membership.subscribe(self._instances_changed),
-            self._doors.on_answers(self._store_answers),
+            self._doors.on_answers(self._answers_again),
             self._doors.on_restored(self._restored),
         ]
         try:
@@ -278,7 +281,7 @@ class Member:
         for event in events:
             self.view.published(event.key.rpartition("/")[2])
 
-    def _store_answers(self, answers: bool) -> None:
+    def _answers_again(self, answers: bool) -> None:
         """After an outage the daemons win for copies: say what is loaded here."""
         if answers:
             self._begin("say copies", self._say_everything)

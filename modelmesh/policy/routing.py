@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from modelmesh.domain.fleet import Hops, Intent, Peer
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import Code, Failure, Fault, Reason
+from modelmesh.errors import Code, Failure, Fault, Reason, unheard
 from modelmesh.policy import placement
 from modelmesh.policy.placement import (
     Candidate,
@@ -113,6 +113,7 @@ _LOADED = ServeHere("a copy is loaded here")
 _COMING = Wait("a load of it is under way here")
 _COLD = LoadHere("no copy is loaded")
 _UNKNOWN = Reject("not registered", Failure(Code.NOT_FOUND, "model not found"))
+_UNSEEN = Reject("not known here, and the store does not answer", unheard("model").failure)
 _DRAINING = Reject(
     "draining",
     Failure(
@@ -264,7 +265,7 @@ def route_in_fleet(
     model_id = request.model_id
     record = view.record(model_id)
     if record is None:
-        return _without_record(view, request, _UNKNOWN)
+        return _without_record(view, request, _UNKNOWN if view.store_answers else _UNSEEN)
     here = view.is_loaded(model_id) and view.me not in request.tried
     copies = record.loaded_in
     if here and len(copies) < 2:
@@ -306,8 +307,7 @@ def _bound(view: FleetView, request: FleetRequest, now: float) -> FleetRoute:
 
 
 def _without_record(view: FleetView, request: FleetRequest, unheard: Reject) -> FleetRoute:
-    """The table lacks the model, or has a record that nobody can read. That one is no reason to
-    refuse what is loaded here, as a daemon alone does not."""
+    """It is missing, or its record cannot be read: then what is loaded here answers even so."""
     model_id = request.model_id
     if failure := view.unreadable(model_id):
         if view.is_loaded(model_id) and view.me not in request.tried:

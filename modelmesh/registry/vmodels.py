@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.domain.vmodels import VModelRecord
-from modelmesh.errors import Code, Failure, Fault, MeshError
+from modelmesh.errors import Code, Failure, Fault, MeshError, unheard
 from modelmesh.policy.transition import (
     Changes,
     Kind,
@@ -94,18 +94,21 @@ class _Looked:
 
 
 class VModels:
-    """The vmodels of one store. `look` reads what the tables lack, or are late with."""
+    """The vmodels of one store. `look` reads what the tables lack, or are late with; `answers`:
+    whether the store does."""
 
     def __init__(
         self,
         store: TabledStore,
         look: Look = _no_look,
+        answers: Callable[[], bool] = lambda: True,
         decoded_records: int = DECODED_RECORDS,
     ) -> None:
         self._store = store
         self._table = store.table(VMODELS)
         self._models = store.table(MODELS)
         self._look = look
+        self._answers = answers
         self._decoded: LRUCache[str, tuple[int, VModelRecord]] = LRUCache(decoded_records)
 
     # --- reading
@@ -151,6 +154,10 @@ class VModels:
         if record is not None and self._models.get(record.active_id) is None:
             await self._look(MODELS + record.active_id)
         return record
+
+    def unheard(self) -> Failure | None:
+        """What to say of a vmodel that there is not, where that is a guess."""
+        return None if self._answers() else unheard("vmodel").failure
 
     # --- changing
 

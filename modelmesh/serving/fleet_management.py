@@ -13,7 +13,7 @@ from typing import Final
 from modelmesh.cache.decisions import Decision, Verdict
 from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent, Peer
 from modelmesh.domain.records import ModelRecord
-from modelmesh.errors import Failure, Fault, MeshError, Reason, not_found
+from modelmesh.errors import Failure, Fault, MeshError, Reason, not_found, unheard
 from modelmesh.policy.resending import after_failure
 from modelmesh.policy.routing import FleetRequest, FleetRoute, Forward, Reject, ServeHere
 from modelmesh.serving.management import Management
@@ -146,9 +146,11 @@ class FleetManagement(Management):
         return self._accept_restore()
 
     async def _heard(self, model_id: str) -> None:
-        """What the table lacks is looked for in the store."""
+        """What the table lacks is looked for in the store. UNAVAILABLE: that does not answer."""
         if model_id not in self._models:
             await self._look(model_id)
+            if model_id not in self._models and not self._view.store_answers:
+                raise unheard("model")
 
     async def _known(self, model_id: str) -> ModelRecord | None:
         """The record, wherever it is. DATA_LOSS: it cannot be read."""

@@ -98,6 +98,10 @@ class Named:
         await self._vmodels.look(vmodel_id)
         return self.resolve(vmodel_id)
 
+    def unheard(self) -> Failure | None:
+        """What to say where "no such vmodel" is a guess."""
+        return self._vmodels.unheard()
+
 
 class _Asked(Passing):
     """The reply of one call by name. `certain`: the name is a vmodel's, whatever models there are.
@@ -161,5 +165,7 @@ class _Asked(Passing):
             model_id = self._name  # no vmodel has this name: a model, if there is one
         if model_id and model_id != self._tried:
             self._try(model_id)
+        elif failure is _NO_VMODEL:
+            self._reply.finish(self._named.unheard() or failure)
         else:
             self._reply.finish(failure, metadata)

@@ -104,8 +104,10 @@ class VModelManagement:
         log.info("vmodel deleted", vmodel=vmodel_id, why=changes.reason)
 
     async def vmodel_status(self, vmodel_id: str, owner: str) -> VModelStatus:
-        """As the store has it, if it answers."""
+        """As the store has it, if it answers. UNAVAILABLE: it does not, and none is known here."""
         record = await self._vmodels.look(vmodel_id)
+        if record is None and (failure := self._vmodels.unheard()):
+            raise MeshError(failure)
         state = state_of(record, owner)
         if record is None or state is VModelState.NOT_FOUND:
             return VModelStatus(VModelState.NOT_FOUND)

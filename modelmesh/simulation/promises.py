@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from modelmesh.errors import Code, Failure, Reason
+from modelmesh.errors import Code, Failure, Fault, Reason
 from modelmesh.simulation.doors import behaviour
 from modelmesh.simulation.faults import BLINDING, BREAKING, Disturbance, Weather
 from modelmesh.simulation.workload import Workload
@@ -123,6 +123,8 @@ class Promises:
             return "" if fine else f"I7: {failure.reason} of a good model: {failure.message}"
         if self._excused(request, failure):
             return ""
+        if failure.code is Code.UNAVAILABLE and failure.fault is Fault.STORE:
+            return self._not_found(request)  # its daemon had not heard of the model yet
         return f"I7: {code.name} {failure.reason.value} ({failure.fault.value}): {failure.message}"
 
     def _not_found(self, request: Request) -> str:

@@ -286,6 +286,11 @@ class Fleet:
             for row in found
         }
 
+    def store(self, below: str, value: bytes) -> None:
+        """Write a key, past all daemons."""
+        key = (self.root + below).encode()
+        self.etcd.ask("kv/put", {"key": _base64(key), "value": _base64(value)})
+
     def settled(self) -> bool:
         """Whether the records say of those that run what is true: who is named has it, loaded, and
         nobody has one that no record names. (What they say of others binds nobody.)"""

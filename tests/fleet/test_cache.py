@@ -82,6 +82,9 @@ def test_what_one_daemon_registers_another_serves_at_once(
         writer.dummies(f"new-{n}")
         assert reader.infer(f"new-{n}")["model"] == f"new-{n}"
     assert fleet["a"].client.refused("never").code == "NOT_FOUND"
+    fleet.store("registry/broken", b"no json")
+    comes_true(lambda: "broken" in fleet["b"].client.models())
+    assert fleet["b"].client.refused("broken").code == "DATA_LOSS"
 
 
 def test_a_model_that_crashes_its_host_takes_one(etcd: EtcdServer, start_fleet: StartFleet) -> None:

@@ -38,6 +38,9 @@ def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) ->
         assert fleet.any.mesh is not None
         with pytest.raises(Exception, match="UNAVAILABLE"):
             fleet.any.dummies("new")
+        assert fleet.any.refused("new").code == "UNAVAILABLE", "it may be registered elsewhere"
+        refusal = fleet.any.predict("new")
+        assert (refusal.status, refusal.headers["retry-after"]) == (503, "1")
         traffic.more(100 * outage_s, 5 * outage_s)
         own_etcd.start()
         comes_true(all_said(fleet, "the registry's store answers again"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent, Peer, rendezvous
+from modelmesh.domain.fleet import Hops, Intent, Peer, rendezvous
 from modelmesh.domain.instances import units_of
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, Reason
@@ -118,35 +118,6 @@ def test_a_forwarded_call_is_taken_here_or_refused(
 
 def test_who_is_told_to_load_what_fails_here_says_why() -> None:
     assert failure(go(View(fleet(3), failure=BROKEN), Request(hops=LOAD))) is BROKEN
-
-
-# --- not in the table
-
-
-def test_an_unknown_model_is_asked_for_once() -> None:
-    view = View(fleet(2), model=None)
-    assert isinstance(go(view), Ask)
-    assert failure(go(view, Request(asked_store=True))).code is Code.NOT_FOUND
-    view.store_answers = False  # nobody waits for it: the tables decide
-    assert failure(go(view)).code is Code.NOT_FOUND
-
-
-UNREADABLE = Failure(Code.DATA_LOSS, "the record of model m cannot be read", Fault.STORE)
-
-
-@pytest.mark.parametrize("hops", [FROM_CALLER, LOAD])
-@pytest.mark.parametrize("store_answers", [True, False])
-def test_a_record_that_cannot_be_read_is_not_said_to_be_missing(
-    hops: Hops, store_answers: bool
-) -> None:
-    view = View(fleet(2), broken=UNREADABLE, store_answers=store_answers)
-    for asked_store in (False, True):
-        decision = go(view, Request(hops=hops, asked_store=asked_store))
-        assert failure(decision) is UNREADABLE
-    view.loaded = True
-    assert isinstance(go(view, Request(hops=hops)), ServeHere), "as a daemon alone"
-    if hops is FROM_CALLER:
-        assert failure(go(view, Request(tried=["me"]))) is UNREADABLE
 
 
 # --- loaded somewhere

@@ -77,6 +77,32 @@ def test_what_is_unknown_is_looked_for_and_not_found() -> None:
     run(main())
 
 
+def test_what_is_unknown_while_the_store_does_not_answer_may_be_registered() -> None:
+    async def main() -> None:
+        one = OfMany("a")
+        one.answers = False
+        failures = [await one.management.try_load("m")]
+        for work in (
+            answered(one.ask("m")),
+            one.management.status("m"),
+            one.management.load("m"),
+            one.management.unload("m"),
+            one.management.explain("m"),
+            one.management.ensure_loaded("m", 0, sync=True),
+        ):
+            with pytest.raises(MeshError) as caught:
+                await work
+            failures.append(caught.value.failure)
+        for failure in failures:
+            assert failure is not None
+            assert (failure.code, failure.fault) == (Code.UNAVAILABLE, Fault.STORE)
+            assert failure.retry_after_s
+        assert not one.instance.ready("m").known
+        await one.close()
+
+    run(main())
+
+
 def test_a_record_that_cannot_be_read_is_said_to_be_so() -> None:
     async def main() -> None:
         one = OfMany("a")

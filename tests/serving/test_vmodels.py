@@ -10,7 +10,7 @@ import pytest
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.domain.vmodels import VModelRecord
-from modelmesh.errors import Code, Failure, MeshError, not_found
+from modelmesh.errors import Code, Failure, Fault, MeshError, not_found
 from modelmesh.policy.transition import SetVModel, VModelState
 from modelmesh.registry.store import MODELS, VMODELS, Delete, Put
 from modelmesh.registry.vmodels import VModels
@@ -33,7 +33,8 @@ class House(One):
         super().__init__(**more)
         self.looks: list[str] = []
         self.when_looked: Callable[[str], Awaitable[object]] | None = None
-        self.registry = VModels(self.store, self._look)
+        self.store_answers = True
+        self.registry = VModels(self.store, self._look, lambda: self.store_answers)
         copies = Here(self.parts, self.management)
         self.rooms = VModelManagement(self.registry, self.management, copies, lambda: 1_000_000)
         self.named = Named(self.instance, self.models, self.registry)
@@ -261,6 +262,15 @@ async def test_a_name_that_nobody_knows_is_looked_for_and_not_found(how: str) ->
     assert failure.code is Code.NOT_FOUND
     assert failure.message == ("vmodel not found" if how == "infer_vmodel" else "model not found")
     assert 0 < len(house.looks) <= 2
+
+
+async def test_a_name_that_nobody_knows_here_may_be_known_to_a_silent_store() -> None:
+    house = House()
+    house.store_answers = False
+    for work in (house.ask_by("infer_vmodel", "v"), house.rooms.vmodel_status("v", "")):
+        failure = await refused(work)
+        assert (failure.code, failure.fault) == (Code.UNAVAILABLE, Fault.STORE)
+        assert failure.retry_after_s
 
 
 async def test_a_vmodel_that_is_made_elsewhere_is_found() -> None:
