@@ -51,6 +51,9 @@ _SETTLE_S = 1.0
 
 _JOIN_RETRY_S = 1.0
 
+# How often those who leave are asked whether they still do; a record that changes is looked at now.
+_ASK_AGAIN_S = 0.5
+
 _NOTHING_KNOWN = Failure(
     Code.UNAVAILABLE,
     "the registry's store does not answer, and no snapshot of it tells of any model",
@@ -231,22 +234,29 @@ class Member:
 
     async def until_nobody_drains(self, bound_s: float) -> None:
         """Wait, no longer than this, until no other instance is leaving: a fleet that is being
-        replaced one by one has then handed over what it had."""
-        clear = asyncio.Event()
-
-        def look(_events: object = None) -> None:
-            if not any(record.draining for record in self.membership.others().values()):
-                clear.set()
-
-        unsubscribe = self.membership.subscribe(look)
-        look()
+        replaced one by one has then handed over what it had. Who died of it does not count, though
+        his record stays as long as his lease."""
+        changed = asyncio.Event()
+        unsubscribe = self.membership.subscribe(lambda _events: changed.set())
         try:
             async with asyncio.timeout(bound_s):
-                await clear.wait()
+                while await self._somebody_drains():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_ASK_AGAIN_S):
+                            await changed.wait()
+                    changed.clear()
         except TimeoutError:
             log.warning("ready though another instance is still leaving")
         finally:
             unsubscribe()
+
+    async def _somebody_drains(self) -> bool:
+        """Whether somebody who answers is leaving."""
+        peers, others = self._doors.peers, self.membership.others()
+        leaving = [each for each, record in others.items() if record.draining]
+        await asyncio.gather(*(peers.ask_health(each) for each in leaving))
+        found = [peers.get(each) for each in leaving]
+        return any(peer.answers for peer in found if peer is not None)
 
     async def leave(self, bound_s: float) -> None:
         """Say what is left to say, take our record away, and let go."""

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
+from modelmesh.domain.instances import InstanceRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.peers.port import PeerPort
 from modelmesh.registry.membership import Membership
@@ -76,5 +77,25 @@ def test_who_has_left_writes_nothing_more_when_the_store_is_back() -> None:
         await asyncio.sleep(5)
         assert pod.mirror.answers, "the store is not back"
         assert await stored(world, INSTANCES + "a") is None, "it would be a ghost"
+
+    fleet(scenario)
+
+
+def test_who_died_while_leaving_keeps_nobody_from_being_ready() -> None:
+    async def scenario(world: World) -> None:
+        leaving = world.pods["b"].daemon
+        leaving.instance.draining = True
+        assert leaving.member is not None
+        await leaving.member.rounds.publisher.now()
+        began_s = world.loop.time()
+        bounded = asyncio.ensure_future(world.start("d"))
+        await asyncio.wait([bounded], timeout=10)
+        assert not bounded.done(), "it waits for who is leaving"
+        world.crash("b")
+        assert await bounded is not None
+        assert world.loop.time() - began_s < 12
+        entry = await stored(world, INSTANCES + "b")
+        assert entry is not None, "the lease was over: this shows nothing"
+        assert InstanceRecord.from_json(entry.value).draining
 
     fleet(scenario)
