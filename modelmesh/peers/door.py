@@ -53,7 +53,11 @@ class Peers(Protocol):
         """
 
     def ask_health(self, instance_id: str) -> Awaitable[bool]:
-        """Whether the peer answers, asked now; joins a question that is under way."""
+        """Whether the peer answers, asked now; joins a question that is under way.
+
+        One question without an answer tells nothing, its connection may have broken: the peer is
+        asked until it answers, or `Peer.answers` is false.
+        """
 
     def identify(self, address: str) -> Awaitable[str | None]:
         """The id of the daemon that answers at this address, known or not; None: none does."""

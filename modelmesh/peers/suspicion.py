@@ -63,11 +63,12 @@ class Suspicion:
         """Whether there is anything that a sign of life would change."""
         return self.suspect or self.misses > 0
 
-    def look(self, now: float, oldest: float | None) -> Look:
-        """`oldest`: when the call was sent that has been without an answer for longest."""
+    def look(self, now: float, oldest: float | None, *, wanted: bool = False) -> Look:
+        """`oldest`: when the call was sent that has been without an answer for longest. `wanted`:
+        somebody waits to know whether it answers."""
         if self._asked_at is not None:
             return _REST
-        if self.misses or not self.answers:
+        if wanted or self.misses or not self.answers:
             due = self._next_ask  # a doubt is settled, whether anybody waits or not
         elif oldest is None:
             return _REST

@@ -139,11 +139,11 @@ class Watched:
         self.lane.caller.start(Call(headers.HEALTH, b"", question))
 
     async def answers(self) -> bool:
-        """Whether the peer answers a question; joins one that is under way."""
+        """Whether the peer answers questions; joins one that is under way."""
         waiting: asyncio.Future[bool] = self._loop.create_future()
         self._waiting.append(waiting)
         self.ask()
-        return await waiting  # bounded by the question's own timer
+        return await waiting  # bounded: so are questions, and how many may be missed
 
     def _too_late(self) -> None:
         self._timer = None
@@ -169,11 +169,16 @@ class Watched:
             self._suspicion.refused(now, question=True)
         else:
             self._suspicion.missed(now, lost=found is Finding.LOST)
+        if answered or not self._suspicion.answers:  # else another question will tell
+            self._settle(answered)
+        self._changed()
+
+    def _settle(self, answers: bool) -> None:
+        """Tell those who wait to know."""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
-                future.set_result(answered)
-        self._changed()
+                future.set_result(answers)
 
     def _changed(self) -> None:
         """Publish what is now known of the peer, tell who has to know, and go on watching."""
@@ -218,7 +223,9 @@ class Watched:
         if oldest is None and self.gone:
             return
         now = self._clock()
-        look = self._suspicion.look(now, None if oldest is None else oldest.started)
+        look = self._suspicion.look(
+            now, None if oldest is None else oldest.started, wanted=bool(self._waiting)
+        )
         if look.ask:
             self.ask()
         elif look.at is not None:
@@ -254,10 +261,7 @@ class Watched:
     def forget(self) -> None:
         """Ask no more, and close every link. Questions that somebody waits for are unanswered."""
         self._drop_question()
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(False)
-        self._waiting.clear()
+        self._settle(False)
         for lane in list(self._lanes):
             self._close(lane)
 

@@ -152,16 +152,18 @@ class Others:
 
     async def _after_break(self, served: Served, peer_id: str) -> None:
         """A connection broke with the call. It is sent once more, so not to who is dead: the next
-        connection to him may still seem open for a moment. (Bounded: a question is.)"""
+        connection to him may still seem open for a moment. That he does not answer is for routing
+        and claims to see: left out of this call alone, he would still keep it from being loaded
+        anywhere else. (Bounded: questions are.)"""
         try:
-            if not await self._peers.ask_health(peer_id):
-                served.walk.tried.append(peer_id)
+            await self._peers.ask_health(peer_id)
         finally:
             if not served.gone:
                 self._again(served)
 
     def suspected(self, answer: "_Answer") -> None:
-        """The peer fell silent with the call: who may be repeated is, once."""
+        """The peer fell silent with the call: who may be repeated is, once. (He is out for as long
+        as he is silent, and may be asked again after that.)"""
         served = answer.served
         walk = served.walk
         once = walk.resent or served.has_sent or not idempotent(served.call)
@@ -170,7 +172,6 @@ class Others:
         log.info("a call is sent again", model=served.model_id, silent=answer.instance_id)
         walk.resent = answer.superseded = True
         walk.silent = answer
-        walk.tried.append(answer.instance_id)
         self._again(served)
 
 

@@ -37,6 +37,19 @@ def test_nobody_is_asked_without_need() -> None:
     assert Suspicion().look(100, None) == Look(ask=False)
 
 
+def test_who_wants_to_know_has_it_asked() -> None:
+    suspicion = Suspicion()
+    assert suspicion.look(100, None, wanted=True).ask
+    suspicion.asked(100)
+    assert suspicion.look(100.1, None, wanted=True) == Look(ask=False)
+    suspicion.missed(100.1, lost=True)
+    suspicion.heard()  # no doubt is left, but no question was answered
+    assert suspicion.look(100.1, None) == Look(ask=False)
+    assert suspicion.look(100.1, None, wanted=True) == Look(
+        ask=False, at=100 + TIMES.answer_within_s / 10 + 0.1
+    )
+
+
 def test_a_call_that_waits_makes_its_peer_be_asked() -> None:
     suspicion = Suspicion()
     assert due(suspicion, 0.1, 0.0) == 0.25

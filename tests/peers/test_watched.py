@@ -17,17 +17,24 @@ REPORT: Metadata = ((QUEUE, "5"),)
 
 
 class Wire:
-    """Ends every call as it is told, and answers questions."""
+    """Ends every call as it is told, and answers questions but for the next `lost` and `silent`."""
 
-    def __init__(self, failure: Failure, metadata: Metadata) -> None:
+    def __init__(self, failure: Failure, metadata: Metadata = NO_METADATA) -> None:
         self.failure = failure
         self.metadata = metadata
         self.asked = 0
+        self.lost = self.silent = 0
 
     def start(self, call: Call) -> None:
         if call.kind == HEALTH:
             self.asked += 1
-            call.reply.answer(b"b")
+            if self.lost:
+                self.lost -= 1
+                call.reply.finish(unavailable(True))
+            elif self.silent:
+                self.silent -= 1
+            else:
+                call.reply.answer(b"b")
         else:
             call.reply.finish(self.failure, self.metadata)
 
@@ -77,6 +84,59 @@ def test_what_a_failure_says_of_the_peer(
         assert peer.answers == answers
         assert peer.in_flight == 0
         assert peer.queue_depth == (5 if metadata else 0)
+        await members.close(0)
+
+    clock.run(main())
+
+
+@pytest.mark.parametrize(
+    ("lost", "silent", "asked", "answers", "took_s"),
+    [
+        (0, 0, 1, True, 0.0),
+        (1, 0, 2, True, 0.02),
+        (0, 1, 2, True, 0.2),
+        (2, 0, 2, False, 0.02),
+        (0, 2, 2, False, 0.4),
+        (1, 1, 2, False, 0.22),
+    ],
+)
+def test_whether_a_peer_answers_is_not_left_open(
+    lost: int, silent: int, asked: int, answers: bool, took_s: float
+) -> None:
+    """False is said only of who is known not to answer: two who ask must not differ about it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        wire = Wire(unavailable(True))
+        members = Members("a", lambda _address: wire, loop.time)
+        members.update({"b": InstanceRecord(start_ms=1, address="b:1")})
+        before, began, peer = wire.asked, loop.time(), members.get("b")
+        wire.lost, wire.silent = lost, silent
+        assert await members.ask_health("b") == answers
+        assert peer is not None
+        assert peer.answers == answers
+        assert wire.asked - before == asked
+        assert round(loop.time() - began, 3) == took_s
+        await members.close(0)
+
+    clock.run(main())
+
+
+def test_an_answered_call_settles_no_question_about_new_connections() -> None:
+    """It takes the doubt away; who waits for an answer to a question gets one all the same."""
+
+    async def main() -> None:
+        wire = Wire(Failure(Code.NOT_FOUND, "none"), REPORT)
+        members = Members("a", lambda _address: wire, asyncio.get_running_loop().time)
+        members.update({"b": InstanceRecord(start_ms=1, address="b:1")})
+        wire.lost = 1
+        asking = asyncio.ensure_future(members.ask_health("b"))
+        await asyncio.sleep(0.01)
+        assert wire.lost == 0
+        before = wire.asked
+        members.call("b", HIT, "m", Call(MODEL_INFER, b"", Answer()))
+        assert await asking
+        assert wire.asked == before + 1
         await members.close(0)
 
     clock.run(main())

@@ -108,7 +108,8 @@ class PlayedPeers:
         return sent.give_up
 
     async def ask_health(self, instance_id: str) -> bool:
-        """Whether it is in `healthy`."""
+        """Whether it is in `healthy`; nobody is there where it is not."""
+        self.known[instance_id].reachable = instance_id in self.healthy
         return instance_id in self.healthy
 
     def identify(self, address: str) -> Awaitable[str | None]:

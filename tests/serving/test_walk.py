@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
 from modelmesh.wire.transport import Call
 from tests.serving.doors import LOAD_FAILED
-from tests.serving.fleet_of_many import ME, OfMany, Sent, answered
+from tests.serving.fleet_of_many import ME, ROOM, OfMany, Sent, answered
 from tests.serving.fleet_of_one import until
 
 NOT_HERE = Failure(Code.UNAVAILABLE, "no copy here", Fault.PEER, Reason.NOT_HERE)
@@ -205,6 +206,24 @@ async def test_who_fell_silent_may_still_answer_when_the_other_one_fails(one: Of
     assert not reply.future.done()
     one.peers.sent[0].answer(b"late")
     assert await answered(reply) == b"late"
+
+
+@member("a", "b")
+async def test_who_fell_silent_is_asked_again_once_it_answers_and_nobody_else_will(
+    one: OfMany,
+) -> None:
+    one.record = replace(ROOM, loading=50)
+    await one.register("m", loaded=["a"])
+    reply = one.ask("m")
+    one.peers.suspect("a")
+    assert asked(one)[1:] == [("b", Intent.LOAD)]
+    one.peers.known["a"].suspect = False
+    one.peers.sent[1].fail(NOT_HERE)  # b has seen no silence: a has it
+    await until(lambda: len(one.peers.sent) == 3 or reply.future.done())
+    assert asked(one)[2:] == [("a", Intent.HIT)]
+    one.peers.sent[2].answer(b"done")
+    assert await answered(reply) == b"done"
+    assert one.peers.sent[0].given_up
 
 
 @member("a")
