@@ -48,16 +48,18 @@ class Scaler:
         self._limits = limits
         self._draining = draining
         self._growing: dict[str, asyncio.Task[None]] = {}
+        self._in_vain: dict[str, tuple[str, str]] = {}  # by model: what was wanted, why not had
 
     async def tick(self) -> None:
         """One look."""
-        dropped = 0
+        dropped, wanting = 0, set[str]()
         for judged in list(self._look()):
             if self._draining():
                 return
             limits = self._limits()
             more = scale_up(judged.use, judged.copies, judged.fleet, judged.wishes, limits)
             if more.copies:
+                wanting.add(judged.model_id)
                 self._grow(judged, more.copies, more.reason)
                 continue
             fewer = scale_down(
@@ -66,6 +68,7 @@ class Scaler:
             )  # fmt: skip
             if fewer.drop and dropped < MOST_DROPPED:
                 dropped += await self._drop(judged.model_id, fewer.reason)
+        self._in_vain = {each: why for each, why in self._in_vain.items() if each in wanting}
 
     async def close(self) -> None:
         await stop(*self._growing.values())
@@ -73,20 +76,29 @@ class Scaler:
     def _grow(self, judged: Judged, copies: int, reason: str) -> None:
         if judged.model_id in self._growing or len(self._growing) >= MOST_GROWING:
             return
-        log.info("more copies", model=judged.model_id, copies=copies, reason=reason)
+        if self._in_vain.get(judged.model_id, ("",))[0] != reason:  # else it has been said
+            log.info("more copies", model=judged.model_id, copies=copies, reason=reason)
         name = f"more copies of {judged.model_id}"
-        task = spawn(logged(self._more(judged, copies), name), name)
+        task = spawn(logged(self._more(judged, copies, reason), name), name)
         self._growing[judged.model_id] = task
         task.add_done_callback(lambda _: self._growing.pop(judged.model_id, None))
 
-    async def _more(self, judged: Judged, copies: int) -> None:
+    async def _more(self, judged: Judged, copies: int, reason: str) -> None:
         for _ in range(copies):
             try:
                 if not await self._hands.another_copy(judged):
+                    self._note_vain(judged.model_id, reason, "no other instance may have one")
                     return
             except MeshError as error:
-                log.info("no further copy", model=judged.model_id, failure=error.failure.message)
+                self._note_vain(judged.model_id, reason, error.failure.message)
                 return
+            self._in_vain.pop(judged.model_id, None)
+
+    def _note_vain(self, model_id: str, reason: str, why: str) -> None:
+        """It will be tried at the next look, and the next, with the same end: said once."""
+        if self._in_vain.get(model_id) != (reason, why):
+            log.info("no further copy", model=model_id, failure=why)
+        self._in_vain[model_id] = (reason, why)
 
     async def _drop(self, model_id: str, reason: str) -> int:
         try:

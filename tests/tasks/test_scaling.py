@@ -3,6 +3,8 @@
 import asyncio
 from dataclasses import replace
 
+from structlog.testing import capture_logs
+
 from modelmesh.errors import Code, Failure, MeshError
 from modelmesh.policy.scaling import Copies, FleetUse, ScalingLimits, Use, Wishes
 from modelmesh.serving.usage import Judged
@@ -90,6 +92,34 @@ def test_who_finds_no_place_or_fails_stops_until_the_next_look() -> None:
             await scaling.scaler.tick()
             await asyncio.sleep(100)
             assert scaling.hands.copied == ["busy", "busy"]
+
+    run(main())
+
+
+def test_what_nobody_can_take_is_said_once_until_something_changes() -> None:
+    async def main() -> None:
+        scaling = Scaling(BUSY)
+
+        async def look() -> list[str]:
+            with capture_logs() as lines:
+                await scaling.scaler.tick()
+                await asyncio.sleep(100)
+            return [line["event"] for line in lines]
+
+        scaling.hands.somewhere = ""
+        assert await look() == ["more copies", "no further copy"]
+        assert await look() == []
+        scaling.hands.fails = MeshError(Failure(Code.UNAVAILABLE, "no room"))
+        assert await look() == ["no further copy"], "for another reason"
+        assert await look() == []
+        assert scaling.hands.copied == ["busy"] * 4, "it is tried all the same"
+        scaling.judged = [replace(BUSY, use=Use())]
+        assert await look() == []
+        scaling.judged = [BUSY]
+        assert await look() == ["more copies", "no further copy"], "it was well meanwhile"
+        scaling.hands.somewhere, scaling.hands.fails = "there", None
+        assert await look() == []
+        assert await look() == ["more copies"], "there was one"
 
     run(main())
 
