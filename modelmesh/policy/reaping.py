@@ -57,7 +57,7 @@ def note_missing(
 
     Who is back is forgotten, and so is who is no longer mentioned.
     """
-    return {each: missing.get(each, now) for each in mentioned if each not in live}
+    return {each: missing.get(each, now) for each in sorted(mentioned) if each not in live}
 
 
 def to_confirm(

@@ -39,6 +39,11 @@ def test_who_is_missing_for_long_is_asked_for() -> None:
     assert to_confirm(missing, 700.0) == ("a",)
 
 
+def test_the_missing_come_in_order_whatever_a_process_makes_of_a_set() -> None:
+    names = {f"i{n}" for n in range(100)}
+    assert list(note_missing(names, set(), {}, 1.0)) == sorted(names)
+
+
 def test_records_mention_those_who_load_and_those_who_hold() -> None:
     models = [record(loaded={"a": 1}), record(coming={"b": 1}), ModelRecord("t")]
     assert mentioned_in(models) == {"a", "b"}
