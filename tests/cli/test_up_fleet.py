@@ -31,6 +31,9 @@ def test_all_are_ready_and_the_file_says_where(tmp_path: Path) -> None:
             environment = Path(f"/proc/{pod['pid']}/environ").read_text().split("\0")
             assert f"MM_INSTANCE_ID={pod['id']}" in environment
             assert "MM_LOG_LEVEL=debug" in environment
+        for name, face in (("gRPC", "grpc"), ("REST", "rest")):
+            ports = " ".join(f"{pod['id']}={pod[face]}" for pod in document["pods"])
+            assert f"{name} {ports}, " in up.said
         until(lambda: "a: pid" in up.said)
         assert "runs as" not in up.said, "a child's output is in the table"
         assert "a runs as" in (up.folder / "a.log").read_text()

@@ -92,9 +92,11 @@ class Fleet:
         await self._keep(self._pods, START_S)
         self._complete = True
         self._changed()
-        where = " ".join(f"{pod.id}={pod.grpc}" for pod in self._parts.plan.pods)
-        etcd = self._parts.etcd_url
-        self._screen.say(f"ready: gRPC {where}, etcd {etcd}, {self._file.path}; Ctrl-C ends all")
+        pods = self._parts.plan.pods
+        grpc = " ".join(f"{pod.id}={pod.grpc}" for pod in pods)
+        rest = " ".join(f"{pod.id}={pod.rest}" for pod in pods)
+        where = f"gRPC {grpc}, REST {rest}, etcd {self._parts.etcd_url}, {self._file.path}"
+        self._screen.say(f"ready: {where}; Ctrl-C ends all")
 
     async def _keep(self, every: Sequence[Kept], within_s: float) -> None:
         """Start these; return when all are ready at the same time."""
