@@ -68,7 +68,7 @@ class Daemon:
         self.member = self._member(member) if doors.fleet is not None else None
         self.parts = self._parts()
         self.instance = self._instance()
-        Kept(self.parts, self.member.view if self.member is not None else None)
+        self._keep()
         self.management = self._management(member.instance_id)
         self.peer_port = self._peer_port()
         self._wire_vmodels()
@@ -116,6 +116,13 @@ class Daemon:
             inflight_limit=inflight_rule(settings, self._doors.runtime),
             log_each_invoke=settings.log_each_invoke,
         )
+
+    def _keep(self) -> None:
+        member = self.member
+        if member is None:
+            Kept(self.parts, None)
+        else:
+            Kept(self.parts, member.view, member.records)
 
     def _management(self, instance_id: str) -> Management:
         made = Management if self.member is None else FleetManagement

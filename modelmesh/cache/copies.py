@@ -6,9 +6,9 @@
 once or from the event that makes room. The shell carries effects out in order and reports every
 end: `loaded` or `load_failed` for a Load, `unloaded` for an Unload (`lost` instead of either when
 the host is gone), or `unload_failed`: the copy then stays on its way out and keeps its bytes, as
-good as gone from the capacity until `unloaded` or `lost` comes after all. Calls on a copy run
-between `acquire` and `release`. `next_due` tells when `due` has to be called though nothing
-happened.
+good as gone from the capacity until `unloaded` or `lost` comes after all. An Unload that has not
+begun may be taken back (`spared`). Calls on a copy run between `acquire` and `release`. `next_due`
+tells when `due` has to be called though nothing happened.
 
 What always holds:
 * loading + loaded + unloading + stuck reservations + overhead <= capacity, except for a debt that
@@ -213,8 +213,7 @@ class Copies:
         """Its load has ended well, took `load_s` and weighs so much (at least 1 byte)."""
         copy = self._expect(model_id, State.LOADING)
         self.ledger.resize(copy, measured_bytes)
-        self.ledger.leave(copy)
-        self.ledger.enter(copy, State.LOADED)
+        self.ledger.move(copy, State.LOADED)
         self._types.add(copy.model_type, load_s)
         copy.measured_bytes = measured_bytes
         copy.loads_s = with_load(copy.loads_s, load_s)
@@ -236,12 +235,18 @@ class Copies:
         self._drop(self._expect(model_id, State.UNLOADING))
         return self._pump(now)
 
+    def spared(self, model_id: str, now: float) -> None:
+        """Its unload has not begun and is not to, and nobody waits for it: it takes calls again,
+        as if used just now. `due` is to be called next: its room must come from others."""
+        copy = self._expect(model_id, State.UNLOADING)
+        self.ledger.move(copy, State.LOADED)
+        copy.leaving = None
+        self._residents.add(copy, now)
+
     def unload_failed(self, model_id: str, now: float) -> Effects:
         """Its unload was tried often enough: nobody is to wait for its bytes. Said once."""
         self.ledger.stick(self._expect(model_id, State.UNLOADING))
-        refused: Effects = ()
-        if self._queue.remove(model_id):
-            refused = (Refuse(model_id, refusals.stuck()),)
+        refused = self._refuse(model_id, refusals.stuck())
         return (*refused, *self._refuse_hopeless(), *self._pump(now))
 
     def lost(self, model_id: str, now: float) -> Effects:
@@ -322,9 +327,7 @@ class Copies:
 
     def forget(self, model_id: str, now: float) -> Effects:
         """It is no longer registered: unload it, refuse who waits, remember nothing."""
-        refused: Effects = ()
-        if self._queue.remove(model_id):
-            refused = (Refuse(model_id, refusals.UNREGISTERED),)
+        refused = self._refuse(model_id, refusals.UNREGISTERED)
         away = self._send_away(model_id, Why.FORGOTTEN)
         self._memory.pop(model_id, None)
         return (*refused, *away, *self._pump(now))
@@ -438,6 +441,9 @@ class Copies:
             others_bytes -= sum(copy.size_bytes for copy in kept)
         return others_bytes < shortage
 
+    def _refuse(self, model_id: str, failure: Failure) -> Effects:
+        return (Refuse(model_id, failure),) if self._queue.remove(model_id) else ()
+
     def _refuse_hopeless(self) -> Effects:
         """Those who wait, but could not get enough room from an empty cache now."""
         usable = self.ledger.usable_bytes
@@ -462,8 +468,7 @@ class Copies:
         self._residents.remove(copy, evicted=why in (Why.EVICTED, Why.DEBT))
         if why is not Why.FORGOTTEN:
             self._remember(copy)
-        self.ledger.leave(copy)
-        self.ledger.enter(copy, State.UNLOADING)
+        self.ledger.move(copy, State.UNLOADING)
         copy.leaving = why
         return () if copy.in_use else (Unload(copy.model_id, why),)
 

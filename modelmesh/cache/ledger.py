@@ -56,6 +56,11 @@ class Ledger:
         """The copy is no longer in its state."""
         self._book(copy, -copy.size_bytes, -1)
 
+    def move(self, copy: Copy, state: State) -> None:
+        """The copy goes from its state into this one."""
+        self.leave(copy)
+        self.enter(copy, state)
+
     def resize(self, copy: Copy, size_bytes: int) -> None:
         """The copy's reservation is now so large."""
         self._book(copy, size_bytes - copy.size_bytes, 0)

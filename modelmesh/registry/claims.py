@@ -123,16 +123,32 @@ class CopyRecords:
 
     async def give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool:
         """Take our copy out of the record, if that is allowed by the record as it is; whether
-        that was done. MeshError UNAVAILABLE if the store does not answer."""
+        that was done. MeshError UNAVAILABLE if the store does not answer.
+
+        What is pending about the model is overtaken, but only by a copy that was given up.
+        """
+        said = self._pending.pop(model_id, None)
+        given_up = False
+        try:
+            given_up = await self._give_up(model_id, allowed)
+        finally:
+            if said is not None and not given_up:
+                self._pend(model_id, self._pending.get(model_id, said))
+        return given_up
+
+    async def _give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool:
+        """Where the record does not say that our copy is loaded it is written all the same: a word
+        on its way to the store that says so must not come after this."""
         key = MODELS + model_id
         entry = await self._store.get(key)
         for _ in range(ATTEMPTS):
             if entry is None:
                 return False
             record = ModelRecord.from_json(entry.value)
-            if self._me not in record.loaded_in or not allowed(record):
+            if not allowed(record):
                 return False
-            after = replace(record.without_copy(self._me), last_unload_ms=self._wall_ms())
+            without = record.without_copy(self._me) if self._me in record.loaded_in else record
+            after = replace(without, last_unload_ms=self._wall_ms())
             put = Put(key, after.to_json(), entry.lease)
             done = await self._store.commit([Compare(key, entry.mod_revision)], [put])
             if done.succeeded:

@@ -2,30 +2,47 @@
 
 Priority is given to the cache when it changes, since an order must not look anything up. How a copy
 is kept is asked when victims are chosen: it hangs on what others hold by then, as far as the record
-says, and on how often the copy is used.
+says, and on how often the copy is used. A copy that may go only because others have one takes its
+entry out of the record first, by compare-and-set (`Leave`): who else goes at that instant sees it.
 
 Must never choose a victim: `policy.scaling` says how one copy is to be treated, the cache chooses.
 """
 
 import asyncio
+from functools import partial
+from typing import Final
+
+import structlog
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import MeshError
 from modelmesh.policy.scaling import Keeping, Wishes, keeps_last_copy
+from modelmesh.registry.claims import CopyRecords
 from modelmesh.registry.models import ModelChange
 from modelmesh.serving.parts import Parts
 from modelmesh.serving.view import FleetView
 
+log = structlog.get_logger("serving")
+
+# How long an eviction waits for the store. One that answers takes some milliseconds; one that does
+# not must hold up nobody, and the copy goes as it would while the store is known not to answer.
+LEAVE_S: Final = 0.5
+
 
 class Kept:
-    """Wishes for the models of one daemon, made known to its cache."""
+    """Wishes for the models of one daemon, made known to its cache; gives copies leave to go."""
 
-    def __init__(self, parts: Parts, view: FleetView | None) -> None:
-        """`view`: of the others; None for a daemon alone."""
+    def __init__(
+        self, parts: Parts, view: FleetView | None, records: CopyRecords | None = None
+    ) -> None:
+        """`view`: of the others; None for a daemon alone. `records`: what the fleet knows of our
+        copies; None: no copy asks anybody before it goes."""
         self._parts = parts
         self._view = view
+        self._records = records
         self._looking = False
         parts.copies.keep_by(self.keeping)
+        parts.loader.part_by(self)
         parts.changes.subscribe(self._changed)
 
     def keeping(self, model_id: str) -> Keeping:
@@ -35,9 +52,35 @@ class Kept:
             return Keeping.FREE
         if self._view is None:  # every copy is a last one, so only the order can tell them apart
             return keeps_last_copy(0, 0.0, Wishes.of(record))
+        return self._in_fleet(model_id, record, self._elsewhere(record))
+
+    def needed(self, model_id: str) -> bool:
+        record = self._record(model_id)
+        if self._records is None or self._view is None or record is None:
+            return False
+        elsewhere = self._elsewhere(record)
+        return (
+            self._view.store_answers
+            and self._in_fleet(model_id, record, elsewhere) is Keeping.FREE
+            and self._in_fleet(model_id, record, 0) is not Keeping.FREE
+        )
+
+    async def given(self, model_id: str) -> bool:
+        assert self._records is not None
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                return await self._records.give_up(model_id, partial(self._may_go, model_id))
+        except (MeshError, TimeoutError) as error:
+            log.warning("unloads unasked", model=model_id, failure=str(error) or "no answer")
+            return True
+
+    def _may_go(self, model_id: str, record: ModelRecord) -> bool:
+        return self._in_fleet(model_id, record, self._elsewhere(record)) is Keeping.FREE
+
+    def _in_fleet(self, model_id: str, record: ModelRecord, others: int) -> Keeping:
         parts = self._parts
         rate_per_s = parts.copies.rate_per_s(model_id, parts.clock())
-        return keeps_last_copy(self._elsewhere(record), rate_per_s, Wishes.of(record))
+        return keeps_last_copy(others, rate_per_s, Wishes.of(record))
 
     def _elsewhere(self, record: ModelRecord) -> int:
         """Loaded copies on other instances that live, answer and stay."""

@@ -19,7 +19,7 @@ from math import inf
 import structlog
 
 from modelmesh.cache.copies import Copies
-from modelmesh.cache.decisions import Effect, Load, Refuse, State
+from modelmesh.cache.decisions import Effect, Load, Refuse, State, Unload
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.observe.metrics import Metrics
@@ -29,6 +29,7 @@ from modelmesh.runtime.queue import LoadQueue, Priority
 from modelmesh.serving.claims import Alone, Claims
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.flight import Flight, Waiter
+from modelmesh.serving.parting import Leave, Partings
 from modelmesh.serving.unloading import Persistence, Unloads
 from modelmesh.storage.door import Storage
 
@@ -84,11 +85,16 @@ class Loader:
         self.slots = 1  # loads that may run at once
         self._slots = LoadQueue(1, limits.most_flights)
         self._unloads = Unloads(self, copies, runtime, storage, metrics, limits.unloads, clock)
+        self._partings = Partings(self)
 
     def open(self, load_concurrency: int) -> None:
         """So many loads may run at once; to be said before the first."""
         self._slots = LoadQueue(load_concurrency, self._limits.most_flights)
         self.slots = load_concurrency
+
+    def part_by(self, leave: Leave) -> None:
+        """Whom to ask before a copy goes that others count on."""
+        self._partings.leave = leave
 
     @property
     def under_way(self) -> int:
@@ -124,6 +130,11 @@ class Loader:
         failure = self._full(model_id, waiter)
         if failure is not None:
             waiter.failed(failure)
+            return
+        if self._partings.withdraw(model_id) is not None:  # it is here still
+            self._stay(model_id)
+            waiter.ready()  # before others make room in its stead, so that it is in use
+            self.carry_out(self._copies.due(self._clock()))
             return
         flight = self._flights.get(model_id)
         if flight is None or flight.dropped:
@@ -333,10 +344,34 @@ class Loader:
                 self._give_turn(effect.model_id, None)
             elif isinstance(effect, Refuse):
                 self._give_turn(effect.model_id, effect.failure)
+            elif not self.is_coming(effect.model_id) and self._partings.must_ask(effect):
+                self._partings.ask(effect)
             else:
-                self._let_go(effect.model_id)
-                spawn(self._unloads.run(effect), f"unload {effect.model_id}")
+                self.begin_unload(effect)
         self._set_timer()
+
+    def begin_unload(self, effect: Unload) -> None:
+        """Nothing is in the way of this unload."""
+        self._let_go(effect.model_id)
+        spawn(self._unloads.run(effect), f"unload {effect.model_id}")
+
+    def spare(self, model_id: str) -> None:
+        """The copy here, which was about to go, stays; its room comes from others."""
+        self._stay(model_id)
+        self.carry_out(self._copies.due(self._clock()))
+
+    def _stay(self, model_id: str) -> None:
+        copy = self._copies.get(model_id)
+        assert copy is not None  # whatever ends a copy withdraws it from those that ask
+        log.info("model spared", model=model_id)
+        self._copies.spared(model_id, self._clock())
+        self._claims.loaded(model_id, copy.load_s)
+
+    def parted_in_vain(self, model_id: str) -> None:
+        """It may have been taken out of the record though it stays."""
+        copy = self._copies.get(model_id)
+        if copy is not None and self._copies.is_loaded(model_id):
+            self._claims.loaded(model_id, copy.load_s)
 
     def _let_go(self, model_id: str) -> None:
         """No call comes to this copy any more."""
@@ -373,6 +408,7 @@ class Loader:
 
         `MeshError` where the runtime does not let go of it.
         """
+        self._go_unasked(model_id)
         if not self._copies.is_loaded(model_id):
             return False
         gone = self._gone.setdefault(model_id, asyncio.get_running_loop().create_future())
@@ -382,6 +418,11 @@ class Loader:
         if failure is not None:
             raise MeshError(failure)
         return True
+
+    def _go_unasked(self, model_id: str) -> None:
+        effect = self._partings.withdraw(model_id)
+        if effect is not None:
+            self.begin_unload(effect)
 
     def unload_ended(self, model_id: str, failure: Failure | None) -> None:
         """Tell whoever waits for it."""
@@ -395,10 +436,12 @@ class Loader:
         if flight is not None and not flight.dropped:
             self._drop(flight)
         self._failures.forget(model_id)
+        self._go_unasked(model_id)
         self.carry_out(self._copies.forget(model_id, self._clock()))
 
     def lost(self, model_id: str) -> None:
         """The runtime no longer holds the model, and its memory is free."""
+        self._partings.withdraw(model_id)
         if self._copies.state(model_id) in (State.LOADED, State.UNLOADING):
             self._let_go(model_id)
             self.carry_out(self._copies.lost(model_id, self._clock()))
@@ -410,6 +453,7 @@ class Loader:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        await self._partings.close()
         await self._unloads.close()
         await stop(*(flight.task for flight in list(self._flights.values())))
 

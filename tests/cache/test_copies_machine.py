@@ -171,6 +171,15 @@ class Shell(RuleBasedStateMachine):
         self.carry_out(self.copies.unload_failed(model_id, self.now))
         assert model_id not in self.copies.waiting_ids()
 
+    @precondition(lambda self: self.unloading - self.stuck - self.admitted)
+    @rule(data=st.data())
+    def an_unload_is_taken_back(self, data: st.DataObject) -> None:
+        model_id = data.draw(st.sampled_from(sorted(self.unloading - self.stuck - self.admitted)))
+        self.unloading.remove(model_id)
+        self.copies.spared(model_id, self.now)
+        assert self.copies.is_loaded(model_id)
+        self.carry_out(self.copies.due(self.now))
+
     @rule(model_id=MODELS)
     def a_host_dies(self, model_id: str) -> None:
         self.loading.discard(model_id)

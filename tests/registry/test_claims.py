@@ -32,6 +32,19 @@ class Counted(MemoryStore):
         return await super().commit(compares, changes)
 
 
+class Slow(MemoryStore):
+    """Holds commits while there is a `gate`."""
+
+    gate: asyncio.Event | None = None
+    held = 0
+
+    async def commit(self, compares: Any, changes: Any) -> Committed:
+        if self.gate is not None:
+            self.held += 1
+            await self.gate.wait()
+        return await super().commit(compares, changes)
+
+
 @asynccontextmanager
 async def one(store: MemoryStore, me: str) -> AsyncIterator[CopyRecords]:
     records = CopyRecords(store, me, wall_ms)
@@ -304,5 +317,50 @@ def test_a_use_is_noted_behind_what_else_there_is_to_say() -> None:
             a.used("m0", 4000)  # the clock of another one was ahead
             assert await a.flush(5)
             assert models.get("m0") == ModelRecord("dummy", last_used_ms=5000)
+
+    run(main())
+
+
+def test_of_holders_that_give_up_at_once_one_stays() -> None:
+    async def main() -> None:
+        async with Counted() as store:
+            models = await models_of(store)
+            daemons = [CopyRecords(store, f"i{n}", wall_ms) for n in range(5)]
+            for each in daemons:
+                each.loaded("m0")
+                assert await each.flush(5)
+            given_up = await asyncio.gather(
+                *(each.give_up("m0", lambda record: len(record.loaded_in) > 1) for each in daemons)
+            )
+            assert sorted(given_up) == [False, True, True, True, True]
+            record = models.get("m0")
+            assert record is not None
+            assert list(record.loaded_in) == [f"i{given_up.index(False)}"]
+            assert record.last_unload_ms == wall_ms()
+            for each in daemons:
+                await each.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_word_on_its_way_says_nothing_of_a_copy_that_was_given_up(allowed: bool) -> None:
+    """It is in the middle of being written, or to be written yet."""
+
+    async def main() -> None:
+        async with Slow() as store, one(store, "a") as a:
+            models = await models_of(store)
+            await a.claim("m0", claiming("a"))
+            a.loaded("m0")
+            store.gate = asyncio.Event()
+            await asyncio.sleep(1)
+            assert store.held, "nothing is on its way: this shows nothing"
+            gate, store.gate = store.gate, None
+            assert await a.give_up("m0", lambda _record: allowed) is allowed
+            gate.set()
+            assert await a.flush(5)
+            record = models.get("m0")
+            assert record is not None
+            assert bool(record.loaded_in) is not allowed
 
     run(main())
