@@ -29,6 +29,7 @@ from modelmesh.policy.placement import (
     Rng,
     Subject,
     place,
+    possible,
     unclaimed,
 )
 
@@ -361,9 +362,7 @@ def _least_of(
 
 
 def _my_load_s(view: FleetView, request: FleetRequest) -> float:
-    load_s = view.my_load_s(request.model_id)
-    if request.balanced:
-        load_s /= _LOYALTY
+    load_s = view.my_load_s(request.model_id) / (_LOYALTY if request.balanced else 1.0)
     return load_s + _DRAINING_S if view.draining else load_s
 
 
@@ -454,8 +453,9 @@ def _cold(
     placed = shared or place(view, subject, now, rng, explain)
     if placed.instance_id is None:
         return _nowhere(view, subject, placed, record, blocked, now, rng)
-    if placed.instance_id == view.me:
-        return LoadHere(placed.reason, placed.candidates)
+    last = request.attempt + 1 == limits.most_attempts  # others may hear a copy that is silent here
+    if placed.instance_id == view.me or (last and view.me in possible(view, subject)):
+        return LoadHere("nobody else took it" if last else placed.reason, placed.candidates)
     return Forward(placed.instance_id, Intent.LOAD, placed.reason, placed.candidates)
 
 

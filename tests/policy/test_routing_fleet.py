@@ -375,6 +375,16 @@ def test_attempts_are_bounded() -> None:
     assert isinstance(go(view, Request(attempt=8)), ServeHere)
 
 
+def test_the_last_attempt_is_here_where_it_may_be() -> None:
+    """The others may see a copy that does not answer this daemon: then all of them refuse."""
+    view = View({"a": peer("a"), "b": peer("b")}, my_record=instance(loading=50))
+    assert isinstance(go(view, Request(attempt=6)), Forward)
+    assert isinstance(go(view, Request(attempt=7)), LoadHere)
+    assert isinstance(go(view, Request(attempt=7, tried=["me"])), Forward)
+    view.drain()
+    assert isinstance(go(view, Request(attempt=7)), Forward)
+
+
 def test_an_explanation_names_all_and_changes_nothing() -> None:
     hit = holders(peer("a"), peer("b", suspect=True))
     cold = View({"a": peer("a", loading=9), "b": peer("b", used_units=units_of(1024 * MIB))})

@@ -267,6 +267,18 @@ async def test_the_number_of_attempts_is_bounded(one: OfMany) -> None:
     assert len(one.peers.sent) == 8
 
 
+@member(*(f"p{n}" for n in range(12)))
+async def test_where_all_others_see_a_copy_that_is_out_of_reach_from_here_it_is_loaded_here(
+    one: OfMany,
+) -> None:
+    one.record = replace(ROOM, loading=50)  # anybody else would be the better place
+    await one.register("m", loaded=["p0"])
+    one.peers.known["p0"].suspect = True
+    one.peers.answers = lambda sent: sent.fail(NOT_HERE)
+    assert await answered(one.ask("m")) == b"m"
+    assert [intent for _, intent in asked(one)] == [Intent.LOAD] * 7
+
+
 # --- the store is asked
 
 
