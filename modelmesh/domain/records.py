@@ -28,6 +28,7 @@ _MODEL_FIELDS = {
     "maxCopies": "max_copies",
     "pinned": "pinned",
     "priority": "priority",
+    "keptOut": "kept_out",
 }
 
 
@@ -71,7 +72,8 @@ class ModelRecord:
     `instance_ids`: instance -> when its load was queued (ms); there from the claim until the copy
     goes, so it means "coming or loaded". `loaded_in`: instance -> when the load ended (ms), and
     only of copies that take calls. `failed_in` and `fails`: where a load failed, when and why
-    (`{"msg": ...}`).
+    (`{"msg": ...}`). `kept_out`: an operator unloaded it, and nobody has asked for it since: it is
+    not loaded ahead of demand.
     """
 
     type: str
@@ -89,6 +91,7 @@ class ModelRecord:
     max_copies: int = 0  # 0: no limit
     pinned: bool = False
     priority: int = 0
+    kept_out: bool = False
     unknown: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def same_model(self, other: "ModelRecord") -> bool:
@@ -106,18 +109,21 @@ class ModelRecord:
     # --- copies
 
     def claimed(self, instance_id: str, now_ms: int) -> "ModelRecord":
-        """A copy is coming to this instance."""
+        """A copy is coming to this instance: somebody has asked for it."""
         return replace(
             self,
+            kept_out=False,
             instance_ids={**self.instance_ids, instance_id: now_ms},
             loaded_in=_without(self.loaded_in, instance_id),
         )
 
     def loaded(self, instance_id: str, now_ms: int) -> "ModelRecord":
-        """The copy is there; what failed there before is over."""
+        """The copy is there; what failed there before is over. One that was loaded unclaimed was
+        asked for all the same."""
         since_ms = self.instance_ids.get(instance_id, now_ms)
         return replace(
             self,
+            kept_out=self.kept_out and instance_id in self.instance_ids,
             instance_ids={**self.instance_ids, instance_id: since_ms},
             loaded_in={**self.loaded_in, instance_id: now_ms},
             failed_in=_without(self.failed_in, instance_id),

@@ -235,11 +235,23 @@ def shortlist(
     A registry is looked through in pieces; what is found is carried along.
     """
     found = (
-        Idle(bool(record.pinned or record.min_copies), record.priority, record.last_used_ms, name)
+        Idle(_demanded(record), record.priority, record.last_used_ms, name)
         for name, record in islice(models, limits.most_looked)
-        if len(record.failed_in) < _FAILURES and not any(e in live for e in record.instance_ids)
+        if may_come(record, live)
     )
     return tuple(nlargest(limits.most_loads, (*before, *found)))
+
+
+def may_come(record: ModelRecord, live: Collection[str]) -> bool:
+    """Whether to load it unasked makes sense: nobody who lives holds it, it has not failed too
+    often, and no operator has unloaded it. His standing wish for a copy outweighs that."""
+    if len(record.failed_in) >= _FAILURES or any(each in live for each in record.instance_ids):
+        return False
+    return not record.kept_out or _demanded(record)
+
+
+def _demanded(record: ModelRecord) -> bool:
+    return bool(record.pinned or record.min_copies)
 
 
 def proactive_loads(

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import structlog
+
 from modelmesh.cache.decisions import Decision, Verdict
 from modelmesh.domain.fleet import FROM_CALLER, Hops, Intent, Peer
 from modelmesh.domain.records import ModelRecord
@@ -28,6 +30,8 @@ from modelmesh.serving.status import (
     State,
 )
 from modelmesh.serving.view import FleetView
+
+log = structlog.get_logger("serving")
 
 # Longer than any load, with its wait for room.
 _LOAD_BOUND_S: Final = 3600.0
@@ -247,10 +251,13 @@ class FleetManagement(Management):
         return self._copies.is_loaded(model_id)
 
     async def unload(self, model_id: str) -> bool:
-        """Unload every copy after its last call; whether there was one."""
+        """Unload every copy after its last call; whether there was one.
+
+        It is not loaded again before somebody asks for it, or wishes for a copy."""
         record = await self._known(model_id)
         if record is None:
             raise not_found()
+        await self._keep_out(model_id)
         holders = [each for each in record.instance_ids if self._view.peer(each) is not None]
         there = await asyncio.gather(
             *(self._remote.unload(each, model_id, _UNLOAD_BOUND_S) for each in holders),
@@ -265,6 +272,16 @@ class FleetManagement(Management):
     async def unload_here(self, model_id: str) -> bool:
         """Another daemon wants the copy here to go."""
         return await super().unload(model_id)
+
+    async def _keep_out(self, model_id: str) -> None:
+        """Said before the copies go, and at all only to a store that answers: memory must be given
+        back during an outage too."""
+        try:
+            await self._models.update(model_id, lambda record: replace(record, kept_out=True))
+        except MeshError as error:
+            if error.failure.fault is not Fault.STORE:
+                raise
+            log.warning("may be loaded ahead again", model=model_id, failure=error.failure.message)
 
     async def _touch(self, model_id: str, used_ms: int) -> None:
         """Note the use; a store that does not answer keeps nobody from loading."""

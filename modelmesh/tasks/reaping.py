@@ -19,6 +19,7 @@ from modelmesh.policy.reaping import (
     Idle,
     Prune,
     ReapingLimits,
+    may_come,
     note_missing,
     proactive_loads,
     room_for,
@@ -155,8 +156,17 @@ class Reaper:
         oldest_ms = min((r.lru_ms for r in records if r.lru_ms), default=0)
         room = room_for(records, self._typical_bytes(), oldest_ms)
         for model_id in proactive_loads(idle, room, self._wall_ms(), self._limits):
+            if not self._may_come(model_id, live):  # it was listed some time ago
+                continue
             used_ms = next(each.last_used_ms for each in idle if each.model_id == model_id)
             try:
                 await self._fleet.ensure_loaded(model_id, used_ms)
             except MeshError as error:
                 log.info("not loaded ahead", model=model_id, failure=error.failure.message)
+
+    def _may_come(self, model_id: str, live: Mapping[str, InstanceRecord]) -> bool:
+        try:
+            record = self._models.peek(model_id)
+        except MeshError:
+            return False
+        return record is not None and may_come(record, live)

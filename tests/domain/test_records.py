@@ -1,6 +1,7 @@
 """Records keep ModelMesh's field names and what they do not know."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -57,6 +58,16 @@ def test_a_copy_is_claimed_loaded_and_goes() -> None:
     assert record.claimed("a", 12).loaded_in == {}, "a new claim is not loaded yet"
     assert record.without_copy("a") == ModelRecord("dummy")
     assert record.without_copy("b") is record
+
+
+def test_what_was_unloaded_is_kept_out_until_somebody_asks_for_it() -> None:
+    record = ModelRecord("dummy", kept_out=True)
+    assert json.loads(record.to_json()) == {"type": "dummy", "keptOut": True}
+    assert ModelRecord.from_json(record.to_json()) == record
+    assert not record.claimed("a", 5).kept_out
+    assert not record.loaded("a", 5).kept_out, "an unclaimed load"
+    late = replace(ModelRecord("dummy").claimed("a", 5), kept_out=True)
+    assert late.loaded("a", 6).kept_out, "a load that was claimed before"
 
 
 def test_a_failure_is_written_as_modelmesh_does_and_forgotten_by_a_load() -> None:

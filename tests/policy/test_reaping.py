@@ -158,9 +158,12 @@ def test_the_shortlist_has_what_nobody_holds_best_first() -> None:
         ("broken", record(last_used_ms=8, failed_in={"a": 1, "b": 1})),
         ("pinned", record(pinned=True)),
         ("dear", record(priority=1)),
+        ("unloaded", record(last_used_ms=9, kept_out=True)),
+        ("unloaded but wished for", record(pinned=True, kept_out=True)),
     ]
     found = shortlist((), models, {"live"})
     assert [each.model_id for each in found] == [
+        "unloaded but wished for",
         "pinned",
         "dear",
         "lost",

@@ -10,6 +10,7 @@ from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
 from modelmesh.registry.store import MODELS
 from modelmesh.serving.status import State
+from modelmesh.serving.wishes import WishChange
 from modelmesh.simulation.clock import run
 from modelmesh.simulation.doors import TYPE
 from modelmesh.simulation.store import StoreLink
@@ -101,6 +102,28 @@ def test_a_load_ahead_is_no_use() -> None:
         entry = world.store.space.get(MODELS + "m")
         assert entry is not None
         assert ModelRecord.from_json(entry.value).last_used_ms < world.wall_ms() - 3_600_000
+
+    fleet(scenario)
+
+
+def test_what_an_operator_unloads_stays_out_until_somebody_asks_for_it() -> None:
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", ""), ("wished", ""))
+        for name in ("m", "wished"):
+            assert await world.ask(name, "a") == name.encode()
+        management = world.pods["b"].daemon.management
+        await world.manage("b", management.set_wishes("wished", WishChange(min_copies=1)))
+        for name in ("m", "wished"):
+            assert await world.manage("b", management.unload(name))
+        assert not holders(world, "m")
+        await asyncio.sleep(1000)
+        assert not holders(world, "m")
+        assert holders(world, "wished"), "nothing is loaded ahead: the scenario shows nothing"
+        assert await world.ask("m", "a") == b"m"
+        (holder,) = holders(world, "m")
+        world.crash(holder)
+        await asyncio.sleep(300)
+        assert holders(world, "m"), "it was asked for since"
 
     fleet(scenario)
 
