@@ -83,7 +83,7 @@ class App:
         self._peers: GrpcServer | None = None
         self._grpc_port: GrpcPort | None = None
         self._operations: Operations | None = None
-        self._rest_tasks = Tasks()
+        self._rest_tasks: Tasks | None = None
         self._http: dict[str, Http1Server] = {}
         self._following: list[asyncio.Task[None]] = []
         self._why_not_ready = "starting"
@@ -176,6 +176,7 @@ class App:
             lambda: not self._why_not_ready,
             wall_ms,
             multi_parallelism=settings.multi_parallelism,
+            first=daemon.be_sure,
         )
         grpc_port.permit(dataplane(settings))
         self._follow(
@@ -188,7 +189,8 @@ class App:
         )
         codes = handler_with(settings.status_codes)
         scrape = operations.scrape if self.metrics_spec.port is not None else None
-        rest = codes(rest_handler(daemon.named, management, self._rest_tasks, scrape))
+        self._rest_tasks = rest_tasks = Tasks(first=daemon.be_sure)
+        rest = codes(rest_handler(daemon.named, management, rest_tasks, scrape))
         limits = http_limits(settings)
         await self._listen("rest", Http1Server(rest, limits), settings.rest_port)
         if self.metrics_spec.port is not None:

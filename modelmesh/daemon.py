@@ -168,6 +168,11 @@ class Daemon:
         if self.member is not None:
             await self.member.join(address)
 
+    async def be_sure(self) -> None:
+        """Before anything is managed: this daemon is still who it was. UNAVAILABLE: it is not."""
+        if self.member is not None:
+            await self.member.be_sure()
+
     async def until_replaced(self) -> str:
         """Until this daemon must not go on under its id; why."""
         if self.member is None:

@@ -17,7 +17,7 @@ import structlog
 from modelmesh.api.asking import Answer, Tasks
 from modelmesh.domain.fleet import Hops
 from modelmesh.domain.instances import PROTOCOL, InstanceRecord, units_of
-from modelmesh.errors import Code, Failure, Fault, MeshError
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
 from modelmesh.fleet_config import LATER_FIELDS, FleetDoors, MemberConfig
 from modelmesh.observe.tasks import logged, spawn, stop
 from modelmesh.peers.port import PeerPort
@@ -257,6 +257,21 @@ class Member:
         await asyncio.gather(*(peers.ask_health(each) for each in leaving))
         found = [peers.get(each) for each in leaving]
         return any(peer.answers for peer in found if peer is not None)
+
+    async def be_sure(self) -> None:
+        """Who stood still finds out whether he still is who he was; UNAVAILABLE: he is not.
+
+        While the store does not answer nobody can know, and what writes to it fails by itself.
+        """
+        if self._doors.answers():
+            await self.membership.be_sure()
+            if (joining := self._at_work.get("join anew")) is not None:
+                await asyncio.wait([joining])
+        if self.ended.is_set():
+            message = f"this daemon ends: {self.why_ended}"
+            raise MeshError(
+                Failure(Code.UNAVAILABLE, message, Fault.PEER, Reason.DRAINING, retry_after_s=1.0)
+            )
 
     async def leave(self, bound_s: float) -> None:
         """Say what is left to say, take our record away, and let go."""

@@ -64,11 +64,18 @@ def at_once(request: type[M], method: Callable[[M], Message]) -> Method:
 
 
 class Tasks:
-    """Answers calls from tasks of their own, a bounded number of them."""
+    """Answers calls from tasks of their own, a bounded number of them; `first` comes before each
+    and may refuse it."""
 
-    def __init__(self, most: int = MOST_TASKS, longest_s: float = LONGEST_S) -> None:
+    def __init__(
+        self,
+        most: int = MOST_TASKS,
+        longest_s: float = LONGEST_S,
+        first: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._most = most
         self._longest_s = longest_s
+        self._first = first
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -115,6 +122,8 @@ class Tasks:
         bound = asyncio.timeout_at(end)
         try:
             async with bound:
+                if self._first is not None:
+                    await self._first()
                 body, metadata = await work()
         except Exception as error:
             if bound.expired():

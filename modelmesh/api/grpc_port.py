@@ -3,7 +3,7 @@
 What is unknown to every service goes to `Inference.pass_on`: a runtime may know it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from modelmesh.api import admin, fleet, health, inference, management, reflection, vmodels
@@ -28,7 +28,8 @@ STREAMING: Final[StreamingKinds] = frozenset({health.WATCH, fleet.WATCH, *reflec
 class GrpcPort:
     """Makes the handler, and ends what does not end by itself.
 
-    `ready` says whether the whole daemon is ready; `wall_ms` is the time since the epoch.
+    `ready` says whether the whole daemon is ready; `wall_ms` is the time since the epoch; `first`
+    comes before each call of management and may refuse it.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class GrpcPort:
         wall_ms: Callable[[], int],
         *,
         multi_parallelism: int = 4,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._tasks = tasks = Tasks()
+        self._tasks = tasks = Tasks(first=first)
         self._fleet = fleet.Fleet(management_room, tasks)
         self._health = health.Health(SERVICES, ready)
         self._reflection = reflection.Reflection(SERVICES)

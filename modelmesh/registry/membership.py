@@ -16,6 +16,7 @@ Must never judge whether a peer is alive: that is the peers room's.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Final
 
 import structlog
@@ -61,7 +62,9 @@ class Membership:
         self._revision = 0  # of our own record, as we last wrote or saw it
         self._lease = 0
         self._left = False
+        self._sure_s = -inf  # as of when our record was surely ours, on the loop's clock
         self._keeper: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._decoded: dict[str, tuple[int, InstanceRecord]] = {}
 
@@ -122,7 +125,7 @@ class Membership:
     async def leave(self) -> None:
         """Take our record away at once (bounded by the store's own bound; never raises)."""
         self._left = True
-        await stop(self._keeper)
+        await stop(self._keeper, self._looking)
         if self._lease:
             try:
                 await self._store.revoke(self._lease)
@@ -141,10 +144,30 @@ class Membership:
         async with self._writing:
             await self._write_new(self.record, await self._store.get(INSTANCES + self._me))
 
+    async def be_sure(self) -> None:
+        """Read our own record first, if the keeper is late: who stood still may have been replaced.
+
+        Callers share the read. A store that does not answer says nothing, and nobody waits for it
+        longer than its patience.
+        """
+        late_s = asyncio.get_running_loop().time() - self._sure_s
+        if self._left or not self.joined or late_s < self._ttl_s / 3 + RETRY_S:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = spawn(self._look(), "look at our own record")
+        await asyncio.wait([self._looking])
+
+    async def _look(self) -> None:
+        try:
+            await self._keep()
+        except MeshError as error:
+            log.info("our own record could not be read", failure=error.failure.message)
+
     # --- writing
 
     async def _write_new(self, record: InstanceRecord, entry: Entry | None) -> None:
         for _ in range(ATTEMPTS):
+            began_s = asyncio.get_running_loop().time()
             before = _read(entry) if entry is not None else None
             epoch = max(self._wall_ms(), before.epoch + 1 if before is not None else 1)
             record = replace(record, epoch=epoch)
@@ -156,6 +179,7 @@ class Membership:
             )
             if done.succeeded:
                 self._record, self._lease, self._revision = record, lease, done.revision
+                self._sure_s = began_s
                 return
             await self._store.revoke(lease)
             entry = done.current[0][1]
@@ -200,12 +224,15 @@ class Membership:
     async def _keep(self) -> None:
         """Refresh the lease, and believe only our own record."""
         async with self._writing:
+            began_s = asyncio.get_running_loop().time()
             alive = await self._store.keep_alive(self._lease)
             entry = await self._store.get(INSTANCES + self._me)
             if entry is None or entry.mod_revision != self._revision:
                 await self._seen(entry)
             elif not alive:
                 await self._write_new(self.record, entry)
+            if entry is not None and entry.mod_revision == self._revision:
+                self._sure_s = began_s
 
     def _decode(self, name: str) -> tuple[int, InstanceRecord] | None:
         entry = self._table.get(name)

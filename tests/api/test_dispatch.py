@@ -133,6 +133,24 @@ async def test_a_timeout_of_the_work_itself_is_no_deadline_of_the_caller() -> No
     assert (failure.code, failure.message) == BROKEN
 
 
+async def test_who_comes_first_may_refuse() -> None:
+    worked: list[str] = []
+
+    async def no_longer_here() -> None:
+        raise MeshError(Failure(Code.UNAVAILABLE, "this daemon ends", retry_after_s=1.0))
+
+    async def work() -> Answer:
+        worked.append("a")
+        return b"", ()
+
+    tasks = Tasks(first=no_longer_here)
+    handler = Dispatch({"/a": lambda mine: tasks.answer(mine, work)}, lambda _: None)
+    failure = await call(handler, "/a")
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.message) == (Code.UNAVAILABLE, "this daemon ends")
+    assert not worked
+
+
 async def test_waiting_calls_are_bounded(waiting: tuple[Rooms, GrpcPort]) -> None:
     daemon, _ = waiting
     assert daemon.gate is not None

@@ -1,7 +1,9 @@
 """Who is who: two daemons of one name, and daemons of several versions in one fleet."""
 
+import grpc
 import pytest
 
+from modelmesh.pb import admin_pb2
 from tests.fleet.conftest import StartFleet
 from tests.fleet.fleet import PATIENCE_S, Fleet, Member, comes_true
 from tests.fleet.traffic import Traffic
@@ -55,6 +57,22 @@ def test_a_silent_holder_is_taken_over_and_yields_when_it_wakes(
         comes_true(lambda: fleet["a"].said("another daemon has joined under this id"))
         traffic.more(100)
     traffic.report.assert_all_right(200)
+
+
+def test_who_wakes_without_a_name_manages_nothing(
+    etcd: EtcdServer, start_fleet: StartFleet
+) -> None:
+    fleet = start_fleet(etcd, "a", "b", MM_LEASE_SECS="6")
+    fleet["a"].pause()
+    twin = namesake(fleet, "a")
+    twin.ready()
+    item = admin_pb2.RegisterModelsRequest.Item(model_id="late", type="dummy")
+    request = admin_pb2.RegisterModelsRequest(models=[item])
+    asked = fleet["a"].client.admin.RegisterModels.future(request, timeout=PATIENCE_S)
+    fleet["a"].resume()
+    assert asked.exception().code() is grpc.StatusCode.UNAVAILABLE
+    assert "late" not in fleet.models()
+    assert fleet["a"].process.wait(PATIENCE_S) == 1
 
 
 NEWER = {"MM_SKEW": "true"}

@@ -7,9 +7,10 @@ import pytest
 
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
+from modelmesh.observe.tasks import stop
 from modelmesh.registry.membership import Membership
 from modelmesh.registry.memory import MemoryStore
-from modelmesh.registry.store import INSTANCES, Delete, Put
+from modelmesh.registry.store import INSTANCES, Delete, Entry, Put
 from modelmesh.simulation.clock import run
 
 TTL_S = 30.0
@@ -101,6 +102,55 @@ def test_one_who_was_replaced_notices_and_can_join_anew() -> None:
             await sleeper.rejoin()
             assert sleeper.record.epoch > other.record.epoch
             await sleeper.leave()
+
+    run(main())
+
+
+class Counting(MemoryStore):
+    """Its reads are counted, and fail if it is told to."""
+
+    reads = 0
+    fails = False
+
+    async def get(self, key: str) -> Entry | None:
+        self.reads += 1
+        if self.fails:
+            raise MeshError(Failure(Code.UNAVAILABLE, "no answer", Fault.STORE))
+        return await super().get(key)
+
+
+async def stands_still(membership: Membership, seconds: float) -> None:
+    """As SIGSTOP does it: its keeper does not run."""
+    await stop(membership._keeper)
+    await asyncio.sleep(seconds)
+
+
+def test_who_stood_still_reads_its_own_record_before_it_goes_on() -> None:
+    async def main() -> None:
+        async with Counting() as store:
+            replaced: list[str] = []
+            sleeper, other = member(store, "a", replaced), member(store, "a")
+            await sleeper.join(record("h:1"), silent)
+            store.reads = 0
+            await asyncio.sleep(TTL_S / 3 - 1)
+            await sleeper.be_sure()
+            assert store.reads == 0, "the keeper is in time"
+            await stands_still(sleeper, TTL_S + 1)
+            store.fails = True
+            await sleeper.be_sure()  # nobody can know
+            assert store.reads == 1
+            store.fails = False
+            await other.join(record("h:2"), silent)
+            store.reads = 0
+            await asyncio.gather(*(sleeper.be_sure() for _ in range(50)))
+            assert (store.reads, replaced) == (1, ["a"])
+            await other.leave()
+            await sleeper.be_sure()
+            store.reads = 0
+            await sleeper.be_sure()
+            assert store.reads == 0, "it is there again"
+            await sleeper.leave()
+            await sleeper.be_sure()
 
     run(main())
 

@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 
+import pytest
+
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.peers.port import PeerPort
@@ -97,5 +99,33 @@ def test_who_died_while_leaving_keeps_nobody_from_being_ready() -> None:
         entry = await stored(world, INSTANCES + "b")
         assert entry is not None, "the lease was over: this shows nothing"
         assert InstanceRecord.from_json(entry.value).draining
+
+    fleet(scenario)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_wakes_knows_who_he_is_before_he_manages(answers: bool) -> None:
+    """Another has taken the name meanwhile: if he answers he keeps it, else he is followed."""
+
+    async def scenario(world: World) -> None:
+        pod = world.pods["a"]
+        before = member(pod).record
+        world.pause("a")
+        other = await another(world, "a", "elsewhere:1")
+        await asyncio.sleep(40)
+        if not answers:
+            world.network.crash("elsewhere:1")
+        world.resume("a")
+        sure = pod.life.run(asyncio.ensure_future, pod.daemon.be_sure())
+        outcome: object = (await asyncio.gather(sure, return_exceptions=True))[0]
+        assert pod.daemon.member is not None
+        if answers:
+            assert isinstance(outcome, MeshError)
+            assert outcome.failure.code is Code.UNAVAILABLE
+            assert pod.daemon.member.ended.is_set()
+        else:
+            assert outcome is None
+            assert member(pod).record.epoch > other.record.epoch > before.epoch
+        await other.leave()
 
     fleet(scenario)
