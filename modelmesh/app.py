@@ -209,7 +209,8 @@ class App:
         self._http[name] = server
 
     def _gauges(self, parts: Parts) -> Gauges:
-        return read_gauges(parts, time.time())
+        assert self._daemon is not None, "not started"
+        return read_gauges(parts, self._daemon.fleet_gauges(), time.time())
 
     async def until_replaced(self) -> str:
         """Until somebody else is this instance; why."""

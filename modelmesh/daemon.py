@@ -13,7 +13,7 @@ from modelmesh.assembly import capacity_bytes, inflight_rule
 from modelmesh.cache.copies import Copies
 from modelmesh.fleet_config import FleetDoors, MemberConfig
 from modelmesh.member import Member
-from modelmesh.observe.metrics import Metrics
+from modelmesh.observe.metrics import FleetGauges, Metrics
 from modelmesh.peers.port import PeerPort
 from modelmesh.registry.models import Models
 from modelmesh.registry.store import LEADER
@@ -24,6 +24,7 @@ from modelmesh.serving.changes import Changes
 from modelmesh.serving.claims import Alone
 from modelmesh.serving.failures import LoadFailures
 from modelmesh.serving.fleet_management import FleetManagement
+from modelmesh.serving.gauges import alone_gauges
 from modelmesh.serving.instance import Instance
 from modelmesh.serving.keeping import Kept
 from modelmesh.serving.loading import Loader, LoadLimits
@@ -150,6 +151,10 @@ class Daemon:
 
     def _leads(self) -> bool:
         return self.member is None or self.member.rounds.leads()
+
+    def fleet_gauges(self) -> FleetGauges | None:
+        """What the whole fleet holds; None where another daemon, its leader, is to be asked."""
+        return alone_gauges(self.parts) if self.member is None else self.member.rounds.counted()
 
     # --- life
 

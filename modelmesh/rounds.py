@@ -2,6 +2,7 @@
 
     publisher (what we say of ourselves)   janitor (what the registry says of us)
     scaler (how many copies)               reaper (the leader tidies up)
+    census (the leader counts)
 
 Nothing but wiring belongs here.
 """
@@ -13,6 +14,7 @@ from random import Random
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.fleet_config import MemberConfig
 from modelmesh.observe import logs
+from modelmesh.observe.metrics import FleetGauges
 from modelmesh.observe.tasks import every, stop
 from modelmesh.policy.reaping import ReapingLimits
 from modelmesh.policy.scaling import ScalingLimits, is_too_busy
@@ -27,7 +29,7 @@ from modelmesh.serving.parts import Parts
 from modelmesh.serving.spreading import Spreading
 from modelmesh.serving.usage import Judged, Usage
 from modelmesh.serving.view import FleetView
-from modelmesh.tasks import janitor, reaping
+from modelmesh.tasks import census, janitor, reaping
 from modelmesh.tasks.publishing import Publisher
 from modelmesh.tasks.scaling import Scaler
 
@@ -74,6 +76,7 @@ class Rounds:
             parts.models, self, self._typical_bytes, parts.clock, wall_ms,
             ReapingLimits(failure_expiry_s=config.failure_expiry_s),
         )  # fmt: skip
+        self.census = census.Census(store.table(MODELS), self.leads, self.instances)
 
     def start(self) -> None:
         self.publisher.start()
@@ -83,6 +86,7 @@ class Rounds:
             every(self._about(janitor.PERIOD_S), self._sweep, "janitor"),
             every(self.scaling_limits().tick_s, self.scaler.tick, "scaler"),
             every(self._about(reaping.PERIOD_S), self.reaper.tick, "reaper"),
+            every(census.PERIOD_S, self.census.tick, "census"),
         ]
 
     async def stop(self) -> None:
@@ -141,6 +145,13 @@ class Rounds:
 
     def leads(self) -> bool:
         return self._membership.joined and self._membership.is_leader()
+
+    def counted(self) -> FleetGauges | None:
+        """What the fleet holds; None if we do not lead it, or have not counted yet."""
+        count = self.census.count
+        if count is None:
+            return None
+        return FleetGauges(count.loaded, count.failed, len(self._parts.models))
 
     def instances(self) -> Mapping[str, InstanceRecord]:
         me = self._config.instance_id

@@ -33,15 +33,26 @@ _EVICTION_AGE_MS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class FleetGauges:
+    """Models of the whole fleet: with a loaded copy, with a remembered failure, and all."""
+
+    models_loaded: int = 0
+    models_failed: int = 0
+    models_registered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
-    """What the daemon's memory looks like, read when somebody scrapes."""
+    """What the daemon's memory looks like, read when somebody scrapes.
+
+    `fleet`: None where another daemon says it; its names are then not on the page, as in ModelMesh.
+    """
 
     capacity_bytes: int = 0
     used_bytes: int = 0
     debt_bytes: int = 0
     models_loaded: int = 0
-    models_failed: int = 0
-    models_registered: int = 0
+    fleet: FleetGauges | None = FleetGauges()
     lru_time_s: float = 0.0  # seconds since the epoch of the least recent use; 0 = empty
     lru_age_s: float = 0.0
 
@@ -154,11 +165,15 @@ class Metrics:
             "instance_models_total": "Models loaded here",
             "instance_lru_seconds": "When the least recently used model was used (epoch)",
             "instance_lru_age_seconds": "How long ago that was",
+        }
+        fleet = {
             "models_loaded_total": "Models loaded anywhere",
             "models_with_failure_total": "Models whose load failed and is remembered",
             "models_managed_total": "Models registered",
         }
         self._gauges = {name: self._gauge(name, text) for name, text in names.items()}
+        self._fleet = {name: self._gauge(name, text) for name, text in fleet.items()}
+        self._speaks_for_fleet = True
 
     def scrape(self, read: Callable[[], Gauges], names: Sequence[str] = ()) -> bytes:
         """Prometheus' text, with the gauges as they are now: everything, or the samples named."""
@@ -175,12 +190,21 @@ class Metrics:
             "instance_models_total": now.models_loaded,
             "instance_lru_seconds": now.lru_time_s,
             "instance_lru_age_seconds": now.lru_age_s,
-            "models_loaded_total": now.models_loaded,
-            "models_with_failure_total": now.models_failed,
-            "models_managed_total": now.models_registered,
         }
         for name, value in values.items():
             self._gauges[name].set(value)
+        self._set_fleet(now.fleet)
+
+    def _set_fleet(self, now: FleetGauges | None) -> None:
+        speaks = now is not None
+        if speaks != self._speaks_for_fleet:
+            self._speaks_for_fleet = speaks
+            for gauge in self._fleet.values():
+                (self.registry.register if speaks else self.registry.unregister)(gauge)
+        if now is not None:
+            self._fleet["models_loaded_total"].set(now.models_loaded)
+            self._fleet["models_with_failure_total"].set(now.models_failed)
+            self._fleet["models_managed_total"].set(now.models_registered)
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()

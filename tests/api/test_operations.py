@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelmesh.api.operations import Operations
 from modelmesh.errors import Code, Failure, Reason
-from modelmesh.observe.metrics import Gauges, Metrics
+from modelmesh.observe.metrics import FleetGauges, Gauges, Metrics
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.http1 import Http1Server
 from modelmesh.wire.http1_heads import STATUS
@@ -31,7 +31,7 @@ class Daemon:
 
     def gauges(self) -> Gauges:
         self.read_in.append(threading.current_thread())
-        return Gauges(capacity_bytes=1000, models_registered=self.models)
+        return Gauges(capacity_bytes=1000, fleet=FleetGauges(models_registered=self.models))
 
 
 async def get(handler: Handler, kind: str, query: str = "") -> tuple[bytes, dict[str, object]]:

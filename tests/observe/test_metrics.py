@@ -1,6 +1,6 @@
 """Names, labels and bounds of the metrics."""
 
-from modelmesh.observe.metrics import MOST_METHODS, MOST_MODELS, Gauges, Metrics
+from modelmesh.observe.metrics import MOST_METHODS, MOST_MODELS, FleetGauges, Gauges, Metrics
 
 MODELMESH_NAMES = [
     "modelmesh_invoke_model_milliseconds",
@@ -62,10 +62,21 @@ def test_full_names_are_the_operators_choice() -> None:
 
 
 def test_gauges_are_read_at_the_scrape() -> None:
-    text = _text(Metrics(), Gauges(capacity_bytes=1000, used_bytes=250, models_loaded=3))
+    text = _text(Metrics(), Gauges(capacity_bytes=1000, used_bytes=250, fleet=FleetGauges(3)))
     assert "modelmesh_instance_capacity_bytes 1000.0" in text
     assert "modelmesh_instance_used_bps 2500.0" in text
     assert "modelmesh_models_loaded_total 3.0" in text
+
+
+def test_what_the_leader_says_of_the_fleet_nobody_else_does() -> None:
+    metrics = Metrics()
+    for _ in range(2):
+        assert "modelmesh_models_managed_total 5.0" in _text(
+            metrics, Gauges(fleet=FleetGauges(1, 2, 5))
+        )
+        text = _text(metrics, Gauges(models_loaded=3, fleet=None))
+        assert "modelmesh_models" not in text
+        assert "modelmesh_instance_models_total 3.0" in text
 
 
 def test_models_are_no_label_unless_asked_for_and_then_bounded() -> None:

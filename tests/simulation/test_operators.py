@@ -8,6 +8,8 @@ from structlog.testing import capture_logs
 
 from modelmesh.cache.decisions import Verdict
 from modelmesh.domain.records import ModelRecord
+from modelmesh.errors import Failure
+from modelmesh.observe.metrics import FleetGauges
 from modelmesh.registry.store import MODELS
 from modelmesh.serving.status import State
 from modelmesh.serving.wishes import WishChange
@@ -124,6 +126,30 @@ def test_what_an_operator_unloads_stays_out_until_somebody_asks_for_it() -> None
         world.crash(holder)
         await asyncio.sleep(300)
         assert holders(world, "m"), "it was asked for since"
+
+    fleet(scenario)
+
+
+def test_the_leader_alone_counts_what_the_fleet_holds() -> None:
+    async def scenario(world: World) -> None:
+        def said() -> dict[str, FleetGauges]:
+            told = {name: pod.daemon.fleet_gauges() for name, pod in world.pods.items()}
+            return {name: gauges for name, gauges in told.items() if gauges is not None}
+
+        await world.register("a", *((f"m{n}", "") for n in range(6)))
+        await world.register("a", ("broken", key(load_error="no model")))
+        for n in range(4):
+            assert await world.ask(f"m{n}", "abc"[n % 3]) == f"m{n}".encode()
+        assert isinstance(await world.ask("broken", "b"), Failure)
+        await asyncio.sleep(20)
+        assert said() == {"a": FleetGauges(4, 1, 7)}
+        assert await world.ask("m4", "b") == b"m4"
+        await world.unregister("c", "m5")
+        world.crash("a")
+        await asyncio.sleep(45)  # until its lease has ended, and the next one has counted
+        held = sum(bool(holders(world, f"m{n}")) for n in range(5))
+        (gauges,) = said().values()
+        assert gauges == FleetGauges(held, 1, 6)
 
     fleet(scenario)
 
