@@ -20,7 +20,7 @@ Must never end by itself, list without pause, or let a failing store end it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -47,7 +47,8 @@ class Bounds:
 
     relist_s: float = 60.0  # with up to `relist_jitter_s` more: daemons must not list in step
     relist_jitter_s: float = 10.0
-    page_entries: int = 1000  # bounds the loop's turn in which a page is taken (about 3 ms)
+    page_entries: int = 1000  # of a first page; bounds the loop's turn in which entries are taken
+    most_page_entries: int = 8000  # etcd counts all that is left for every page: few cost it least
     page_s: float = 5.0  # a page may be a MiB on a slow link; small calls have `patience_s`
     patience_s: float = PATIENCE_S
     listing_gap_s: float = 1.0  # between the beginnings of two listings; grows when hurried
@@ -76,6 +77,21 @@ class Counts:
     watch_starts: int = 0
     watch_failures: int = 0
     compactions: int = 0
+
+
+def next_page_entries(entries: int, took_s: float, bounds: Bounds) -> int:
+    """How many to ask for after a page of so many that took so long: more as long as twice as much
+    is far from what a page may take."""
+    if took_s > bounds.page_s / 10:
+        return entries
+    return min(2 * entries, max(entries, bounds.most_page_entries))
+
+
+def parts(page: Page, entries: int) -> Iterator[Page]:
+    """The page in parts of so many, each as of the page's revision."""
+    for at in range(0, max(len(page.entries), 1), entries):
+        end = at + entries
+        yield Page(page.entries[at:end], page.revision, page.more or end < len(page.entries))
 
 
 def is_sudden(had: int, missing: int, doubt_entries: int) -> bool:
@@ -119,6 +135,7 @@ class Follower:
         self._loop = asyncio.get_running_loop()
         self._wanted = asyncio.Event()
         self._gap_s = bounds.listing_gap_s
+        self._page_entries = bounds.page_entries  # of the next page; as at first after a failure
         self._failures = 0
         self._doubts: dict[str, float] = {}  # key: since when a listing lacks it
         self._listing: asyncio.Task[None] | None = None
@@ -192,22 +209,28 @@ class Follower:
         while after is not None:
             asked = self._history.mark()
             page = await self._page(after)
-            if not self._history.same(mark):
-                self.want()
-                return
             if why := self._history.contradiction(asked, page.revision):
                 raise Restored(why)
-            self._history.saw(page.revision)
-            after = listing.add(after, page)
+            for part in parts(page, self._bounds.page_entries):
+                if not self._history.same(mark):
+                    self.want()
+                    return
+                self._history.saw(page.revision)
+                after = listing.add(after or "", part)
+                await asyncio.sleep(0)
             self.counts.pages += 1
-            await asyncio.sleep(0)
         await self._finish(listing, mark)
 
     async def _page(self, after: str) -> Page:
-        return await self._availability.call(
-            lambda: self._store.page(self.table.prefix, after, self._bounds.page_entries),
+        entries, self._page_entries = self._page_entries, self._bounds.page_entries
+        began = self._loop.time()
+        page = await self._availability.call(
+            lambda: self._store.page(self.table.prefix, after, entries),
             patience_s=self._bounds.page_s,
         )
+        took_s = self._loop.time() - began
+        self._page_entries = next_page_entries(entries, took_s, self._bounds)
+        return page
 
     async def _identify(self) -> None:
         """Raise `Restored` if the store says that it is another one."""

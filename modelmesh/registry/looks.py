@@ -56,6 +56,8 @@ class Looks:
 
     def forget(self, events: list[Event]) -> None:
         """Something happened to these keys (a table's listener)."""
+        if not self._misses:
+            return
         for event in events:
             self._misses.pop(event.key, None)
 

@@ -202,6 +202,8 @@ class RemoteTable:
     def _replace(self, key: str, known: Entry, entry: Entry) -> bool:
         if entry.mod_revision > known.mod_revision:
             return self._set(key, entry)
+        if entry == known:
+            return False
         if entry.mod_revision == known.mod_revision and entry.value == known.value:
             self._entries[key] = packed(entry)  # its creation may have been a guess
         return False
@@ -262,11 +264,7 @@ class Listing:
         self._note_missing(after, last, page)
         told: list[Event] = []
         try:
-            for key, entry in page.entries:
-                before = self._table._before(key)
-                if self._take(key, entry, page.revision):
-                    self.healed += 1
-                    told += news(Event(key, entry, entry.mod_revision), before)
+            self._take_all(page, told)
         finally:
             self._table._tell(told)
         return last
@@ -307,6 +305,29 @@ class Listing:
             self._missing[key] = page.revision
             if key not in table._old and table._entries[key].mod_revision == page.revision:
                 raise Restored(f"{key} is gone as of the revision that put it")
+
+    def _take_all(self, page: Page, told: list[Event]) -> None:
+        """Take the page's entries. Nearly all are new to a table that has forgotten nothing, or as
+        they were; these are told apart here, since this runs for every model once a minute."""
+        table = self._table
+        entries, held = table._entries, table._held
+        plain = not (table._gone or table._old) and page.revision >= table._floor
+        for key, entry in page.entries:
+            known = entries.get(key)
+            if plain and known is None:
+                entries[key] = packed(entry)
+                self.healed += 1
+                told.append(Event(key, entry, entry.mod_revision))
+            elif plain and known == entry:
+                held.discard(key)
+            else:
+                self._take_one(key, entry, page.revision, told)
+
+    def _take_one(self, key: str, entry: Entry, revision: int, told: list[Event]) -> None:
+        before = self._table._before(key)
+        if self._take(key, entry, revision):
+            self.healed += 1
+            told += news(Event(key, entry, entry.mod_revision), before)
 
     def _take(self, key: str, entry: Entry, revision: int) -> bool:
         """Whether the page's entry is news. What the table knows from after it is left alone."""

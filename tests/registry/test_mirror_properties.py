@@ -160,7 +160,8 @@ def test_a_mirror_never_goes_back_and_ends_as_the_store(
 
         faulty = Faulty(MemoryStore(history_events=20), Random(seed))
         await commit(faulty.inner, [(KEYS[0], b"0"), (KEYS[-1], b"1")])
-        bounds = Bounds(page_entries=1 + seed % 3, tombstones=2)
+        pages = {"page_entries": 1 + seed % 3, "most_page_entries": 1 + seed % 7}
+        bounds = Bounds(**pages, tombstones=2)
         mirror = await comes(Mirror.open(faulty, Random(seed), bounds=bounds), 5.0)
         reader = Reader(mirror)
         faulty.lose, faulty.repeat, faulty.delay = shares

@@ -4,8 +4,9 @@ A commit is one transaction: its compares, its changes, and, for where they do n
 the compared keys. Reads go through a quorum. Keys that are not text are not ours, and left out.
 """
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -34,6 +35,9 @@ log = structlog.get_logger("registry")
 _DELETED: Final = kv_pb2.Event.DELETE
 _EQUAL: Final = rpc_pb2.Compare.EQUAL
 _MOD: Final = rpc_pb2.Compare.MOD
+
+# Entries of a page that are made in one turn of the loop (some milliseconds).
+_TURN_ENTRIES: Final = 1000
 
 
 class EtcdStore:
@@ -102,9 +106,9 @@ class EtcdStore:
         while True:
             answer = await self._range(start, end, limit - len(entries), revision)
             revision = revision or answer.header.revision
-            entries += [
-                (key, _entry(kv)) for kv in answer.kvs if (key := self._name(kv.key)) is not None
-            ]
+            for at in range(0, len(answer.kvs), _TURN_ENTRIES):
+                entries += self._named(answer.kvs[at : at + _TURN_ENTRIES])
+                await asyncio.sleep(0)
             if not answer.more or len(entries) >= limit:
                 return Page(tuple(entries), revision, answer.more)
             start = answer.kvs[-1].key + b"\0"  # foreign keys were left out
@@ -153,6 +157,17 @@ class EtcdStore:
     def _key(self, key: str) -> bytes:
         return self._root + key.encode()
 
+    def _named(self, kvs: Iterable[Any]) -> Iterator[tuple[str, Entry]]:
+        """Those whose keys are ours. Called once a model: no call in it that need not be."""
+        root_bytes = len(self._root)
+        for kv in kvs:
+            try:
+                key = kv.key[root_bytes:].decode()
+            except UnicodeDecodeError:
+                self._name(kv.key)  # it says so
+                continue
+            yield key, _entry(kv)
+
     def _name(self, key: bytes) -> str | None:
         """The door's name for one of etcd's keys."""
         try:
@@ -194,7 +209,9 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 def _entry(kv: Any) -> Entry:
-    return Entry(kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+    """Its revisions are one int where they are equal, as the tables want it."""
+    created, modified = kv.create_revision, kv.mod_revision
+    return Entry(kv.value, modified if created == modified else created, modified, kv.lease)
 
 
 def _entry_of(answer: Any) -> Entry | None:
