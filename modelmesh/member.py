@@ -89,6 +89,7 @@ class Member:
         self._tasks = Tasks()
         self._subscribed: list[Callable[[], None]] = []
         self._at_work: dict[str, asyncio.Task[None]] = {}  # by name, what the store's news began
+        self._to_say_again = False  # there was more news while copies were being said
         self._address = ""
         self._limits = RoutingLimits(
             load_timeout_s=config.load_timeout_s,
@@ -309,9 +310,11 @@ class Member:
     def _answers_again(self, answers: bool) -> None:
         """After an outage the daemons win for copies: say what is loaded here."""
         if answers:
-            self._begin("say copies", self._say_everything)
+            self._restored()
 
     def _restored(self) -> None:
+        """What the store says of our copies may be older than they are."""
+        self._to_say_again = True
         self._begin("say copies", self._say_everything)
 
     def _begin(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -321,9 +324,11 @@ class Member:
             task.add_done_callback(lambda _: self._at_work.pop(name, None))
 
     async def _say_everything(self) -> None:
-        if self.membership.joined:
-            await self.rounds.publisher.now()
-        await self.rounds.janitor.sweep()
+        while self._to_say_again:
+            self._to_say_again = False
+            if self.membership.joined:
+                await self.rounds.publisher.now()
+            await self.rounds.janitor.sweep()
 
     def _replaced(self) -> None:
         self._begin("join anew", self._join_anew)

@@ -189,7 +189,8 @@ class Mirror:
         return await self._looks.look(key)
 
     def subscribe_restored(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Be told that the store was restored; returns the way to stop."""
+        """Be told that the store was restored, again when the tables show what it has, and again
+        when it has got back what it lacked; returns the way to stop."""
         return self._restore_listeners.subscribe(lambda _nothing: listener())
 
     def accept_restore(self) -> int:
@@ -397,7 +398,10 @@ class Mirror:
         """Once it is known what the store lacks, have it created again."""
         for prefix in KEPT:
             await self._followers[prefix].caught_up.wait()
+        self._restore_listeners.tell(None)
         kept = self.kept
         tables: list[RemoteTable] = [self._followers[prefix].table for prefix in KEPT]
         commits = await offer_back(tables, self.commit, self._rng, self.bounds.offer_commits_per_s)
         log.warning("registrations were offered back", entries=kept, commits=commits)
+        if kept:
+            self._restore_listeners.tell(None)

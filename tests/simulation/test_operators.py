@@ -154,6 +154,34 @@ def test_the_leader_alone_counts_what_the_fleet_holds() -> None:
     fleet(scenario)
 
 
+def test_after_a_restore_the_records_soon_name_the_copies_that_are_there() -> None:
+    async def scenario(world: World) -> None:
+        def named(model_id: str) -> set[str]:
+            entry = world.store.space.get(MODELS + model_id)
+            return {*ModelRecord.from_json(entry.value).loaded_in} if entry is not None else set()
+
+        await world.register("a", *((f"m{n}", "") for n in range(6)))
+        older = world.shared.keep()
+        await world.register("a", *((f"later{n}", "") for n in range(6)))
+        for n in range(6):
+            assert await world.ask(f"m{n}", "abc"[n % 3]) == f"m{n}".encode()
+        for n in range(3):
+            assert await world.ask(f"later{n}", "abc"[n % 3]) == f"later{n}".encode()
+        await asyncio.sleep(10)
+        world.shared.restore(*older)
+        for n in range(3, 6):  # which the store knows nothing of
+            assert await world.ask(f"later{n}", "abc"[n % 3]) == f"later{n}".encode()
+        names = [*(f"m{n}" for n in range(6)), *(f"later{n}" for n in range(6))]
+        lacking = [name for name in names if named(name) != holders(world, name)]
+        assert len(lacking) > 6, "the store is not the older one: the scenario shows nothing"
+        await asyncio.sleep(5)
+        assert {name: named(name) for name in names} == {
+            name: holders(world, name) for name in names
+        }
+
+    fleet(scenario)
+
+
 class _Down(StoreLink):
     """To a store that refuses connections."""
 
