@@ -121,14 +121,15 @@ class CopyRecords:
             entry = done.current[0][1]
         return Contender("", loaded=False)
 
-    async def give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool:
+    async def give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool | None:
         """Take our copy out of the record, if that is allowed by the record as it is; whether
-        that was done. MeshError UNAVAILABLE if the store does not answer.
+        that was done. None: the store lacks the model (it was unregistered, or the store restored).
+        MeshError UNAVAILABLE if the store does not answer.
 
         What is pending about the model is overtaken, but only by a copy that was given up.
         """
         said = self._pending.pop(model_id, None)
-        given_up = False
+        given_up: bool | None = False
         try:
             given_up = await self._give_up(model_id, allowed)
         finally:
@@ -136,14 +137,14 @@ class CopyRecords:
                 self._pend(model_id, self._pending.get(model_id, said))
         return given_up
 
-    async def _give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool:
+    async def _give_up(self, model_id: str, allowed: Callable[[ModelRecord], bool]) -> bool | None:
         """Where the record does not say that our copy is loaded it is written all the same: a word
         on its way to the store that says so must not come after this."""
         key = MODELS + model_id
         entry = await self._store.get(key)
         for _ in range(ATTEMPTS):
             if entry is None:
-                return False
+                return None
             record = ModelRecord.from_json(entry.value)
             if not allowed(record):
                 return False

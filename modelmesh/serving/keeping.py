@@ -69,7 +69,10 @@ class Kept:
         assert self._records is not None
         try:
             async with asyncio.timeout(LEAVE_S):
-                return await self._records.give_up(model_id, partial(self._may_go, model_id))
+                asked = self._records.give_up(model_id, partial(self._may_go, model_id))
+                # Where the store lacks the model (a restore) the table does not: a copy that was
+                # spared would be chosen again at once, and so on.
+                return await asked is not False
         except (MeshError, TimeoutError) as error:
             log.warning("unloads unasked", model=model_id, failure=str(error) or "no answer")
             return True

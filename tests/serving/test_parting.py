@@ -19,10 +19,11 @@ NOT_HERE = Failure(Code.UNAVAILABLE, "no copy is here", Fault.PEER, Reason.NOT_H
 
 
 class Store(MemoryStore):
-    """Holds reads while `held`; `failure`: they fail."""
+    """Holds reads while `held`; `failure`: they fail; `lacks`: it was restored to before that."""
 
     held: asyncio.Event | None = None
     failure: Failure | None = None
+    lacks = ""
     waiting = 0
 
     async def get(self, key: str) -> Entry | None:
@@ -31,6 +32,9 @@ class Store(MemoryStore):
             await self.held.wait()
         if self.failure is not None:
             raise MeshError(self.failure)
+        if key == self.lacks:
+            await asyncio.sleep(0.001)  # a round trip
+            return None
         return await super().get(key)
 
 
@@ -209,6 +213,18 @@ def test_who_cannot_be_asked_keeps_no_copy(broken: str) -> None:
         if broken != "known":
             one.let_on()
         assert await loading
+        assert one.runtime.unloads == ["m"]
+
+    full(scenario)
+
+
+def test_a_restored_store_that_lacks_the_model_keeps_no_copy() -> None:
+    """The table keeps it, to offer it back: a copy that was spared would be chosen again at once,
+    and nothing else would make room for as long."""
+
+    async def scenario(one: Full) -> None:
+        one.troubled.lacks = MODELS + "m"
+        assert await one.load_new()
         assert one.runtime.unloads == ["m"]
 
     full(scenario)
