@@ -40,7 +40,11 @@ _MODEL_BUSY = Failure(
     Reason.OVERLOADED,
     retry_after_s=0.1,
 )
-_LATE = Failure(Code.DEADLINE_EXCEEDED, "the deadline had passed when the call was read")
+_LATE = Failure(
+    Code.DEADLINE_EXCEEDED,
+    "the deadline had passed when the call was read",
+    reason=Reason.DEADLINE,
+)
 _LEFT = Failure(Code.CANCELLED, "the caller left")
 _BROKEN = Failure(Code.INTERNAL, "internal error", Fault.PEER, executed=True)
 _EXPLAIN = kinds.V1_EXPLAIN

@@ -119,7 +119,10 @@ async def test_a_call_that_is_read_after_its_deadline_starts_nothing() -> None:
     assert code(one.ask("m", deadline=past)) is Code.DEADLINE_EXCEEDED
     assert not one.runtime.loads
     await one.answer("m")
-    assert code(one.ask("m", deadline=past)) is Code.DEADLINE_EXCEEDED
+    error = one.ask("m", deadline=past).future.exception()
+    assert isinstance(error, MeshError)
+    failure = error.failure
+    assert (failure.code, failure.reason) == (Code.DEADLINE_EXCEEDED, Reason.DEADLINE)
 
 
 async def test_a_load_whose_last_waiter_leaves_before_it_began_is_dropped() -> None:
