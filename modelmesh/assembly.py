@@ -6,6 +6,7 @@ Each function reads what its room needs from the settings, so that rooms never s
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -73,14 +74,19 @@ def _in_folder(folder: str, name: str) -> str:
 
 
 async def _open_etcd(settings: Settings, where: str) -> Mirror:
-    config = parse_etcd(
-        where, settings.service_name, _read_file, store_prefix=settings.kvstore_prefix
+    read = partial(
+        parse_etcd,
+        where,
+        settings.service_name,
+        _read_file,
+        store_prefix=settings.kvstore_prefix,
     )
+    config = read()
     log.info("registry", etcd=config.endpoints, below=config.root)
     if hint := doubt_of_address(settings, config.endpoints):
         log.warning("others may not reach this daemon", hint=hint)
     snapshot = _in_folder(settings.data_dir, "registry.snapshot")
-    store = await EtcdStore.open(config)
+    store = await EtcdStore.open(config, reread=read)
     return await Mirror.open(store, Random(), snapshot_path=snapshot, confirm=DirectHealth())
 
 

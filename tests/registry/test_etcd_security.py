@@ -150,35 +150,41 @@ async def test_whom_etcd_does_not_let_in_is_told_so(
             assert "wrong" not in caught.value.failure.message
 
 
+def secured(folder: Path, version: str) -> EtcdServer:
+    """An etcd that asks for a certificate; `etcd.json` in the folder names ours."""
+    sign_all(folder)
+    document = {
+        "root_prefix": "/ns",
+        "certificate_file": "ca.pem",
+        "client_certificate_file": "client.pem",
+        "client_key_file": "client.key",
+        "override_authority": "etcd.example",
+    }
+    flags = (
+        f"--cert-file={folder / 'etcd.example.pem'}",
+        f"--key-file={folder / 'etcd.example.key'}",
+        f"--trusted-ca-file={folder / 'ca.pem'}",
+        "--client-cert-auth",
+    )
+    etcd = EtcdServer(PROGRAMS[version], folder / "etcd", scheme="https", flags=flags)
+    document["endpoints"] = f"https://{etcd.address}"
+    (folder / "etcd.json").write_text(json.dumps(document))
+    return etcd
+
+
+def sign_all(folder: Path) -> None:
+    """By a new authority, which trusts nothing of what an earlier one signed."""
+    authority = Authority(folder)
+    authority.sign("etcd.example", "DNS:etcd.example")
+    authority.sign("client")
+
+
 @needs_openssl
 @pytest.mark.parametrize("version", list(PROGRAMS))
 async def test_both_sides_show_certificates(version: str, tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    server = authority.sign("etcd.example", "DNS:etcd.example")
-    authority.sign("client")
-    ca = str(authority.pair.certificate)
-    etcd = EtcdServer(
-        PROGRAMS[version],
-        tmp_path / "etcd",
-        scheme="https",
-        flags=(
-            f"--cert-file={server.certificate}",
-            f"--key-file={server.key}",
-            f"--trusted-ca-file={ca}",
-            "--client-cert-auth",
-        ),
-    )
+    etcd = secured(tmp_path, version)
     etcd.start()
     try:
-        document = {
-            "endpoints": f"https://{etcd.address}",
-            "root_prefix": "/ns",
-            "certificate_file": "ca.pem",
-            "client_certificate_file": "client.pem",
-            "client_key_file": "client.key",
-            "override_authority": "etcd.example",
-        }
-        (tmp_path / "etcd.json").write_text(json.dumps(document))
         config = parse(str(tmp_path / "etcd.json"), "svc", read)
         async with asyncio.timeout(BOUND_S), EtcdStore(config) as store:
             revision = (await store.commit([], [Put("a", b"1")])).revision
@@ -193,6 +199,35 @@ async def test_both_sides_show_certificates(version: str, tmp_path: Path) -> Non
         )
         without = [dataclasses.replace(config, tls=tls) for tls in strangers]
         await asyncio.gather(*(assert_kept_out(each) for each in without))
+    finally:
+        etcd.stop()
+
+
+@needs_openssl
+async def test_certificates_that_were_replaced_are_read_again(tmp_path: Path) -> None:
+    etcd = secured(tmp_path, next(iter(PROGRAMS)))
+    etcd.start()
+
+    def reread() -> EtcdConfig:
+        return parse(str(tmp_path / "etcd.json"), "svc", read)
+
+    try:
+        async with asyncio.timeout(BOUND_S), EtcdStore(reread(), reread=reread) as store:
+            watch = store.watch("", (await store.commit([], [Put("a", b"1")])).revision)
+            news = asyncio.ensure_future(anext(watch))
+            etcd.stop()
+            before = reread()
+            sign_all(tmp_path)
+            etcd.start()
+            await assert_kept_out(before)
+            await until(lambda: answers(store))
+            await store.commit([], [Put("b", b"2")])
+            assert [event.key for event in await news] == ["b"]
+            (tmp_path / "client.pem").unlink()  # somebody is about to write it anew
+            etcd.stop()
+            assert not await answers(store)
+            etcd.start()
+            await until(lambda: answers(store))
     finally:
         etcd.stop()
 

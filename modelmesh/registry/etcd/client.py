@@ -18,7 +18,7 @@ import grpc
 from modelmesh.errors import Code, MeshError
 from modelmesh.pb.etcd import rpc_pb2
 from modelmesh.registry.etcd.config import EtcdConfig
-from modelmesh.registry.etcd.links import KEEP_ALIVE, Links
+from modelmesh.registry.etcd.links import KEEP_ALIVE, Links, Reread
 from modelmesh.registry.etcd.meanings import Meaning, failure_of, may_ask_again, meaning_of
 from modelmesh.registry.etcd.tokens import Headers, Tokens
 from modelmesh.registry.local import unavailable
@@ -55,8 +55,8 @@ class Refused(Exception):
 class EtcdClient:
     """Made on a running loop."""
 
-    def __init__(self, config: EtcdConfig) -> None:
-        self.links = Links(config)
+    def __init__(self, config: EtcdConfig, reread: Reread | None = None) -> None:
+        self.links = Links(config, reread=reread)
         self.tokens = Tokens(self.links, config.user, config.password)
         self.closed = False
         self._loop = asyncio.get_running_loop()

@@ -4,6 +4,9 @@ All calls go to one endpoint until it fails somebody; then to the next. Channels
 a daemon that reads from one member sees its own writes soonest, and a failure moves everything at
 once. Where to begin is drawn by lot, so that a fleet spreads over the members.
 
+Certificates are read again when an endpoint fails somebody. Where they have changed, new calls go
+to new channels, and what runs on the old ones has a moment to end there.
+
 Without `ping_timeout_ms` gRPC waits a minute for a peer that fell silent, whatever the keepalive
 timeout says (wire.grpcio.keepalive sets both). etcd refuses pings more often than every 5 s.
 """
@@ -14,13 +17,24 @@ from random import randrange
 from typing import Any, Final
 
 import grpc
+import structlog
 
+from modelmesh.errors import MeshError
+from modelmesh.observe.spells import Spell
+from modelmesh.observe.tasks import spawn, stop
 from modelmesh.pb.etcd import rpc_pb2
 from modelmesh.registry.etcd.config import EtcdConfig, Tls
 from modelmesh.wire.grpcio import keepalive
 
+log = structlog.get_logger("registry")
+
+Reread = Callable[[], EtcdConfig]
+
 PING_EVERY_S: Final = 10.0
 PING_TIMEOUT_S: Final = 3.0
+
+# What runs on a channel with certificates of before: longer than any call; a watch begins again.
+OLD_CHANNEL_S: Final = 10.0
 
 # A page of models, or what a watch brings in one piece; ModelMesh's client has the same limit.
 MESSAGE_BYTES: Final = 256 << 20
@@ -57,12 +71,18 @@ _STREAMS: Final = frozenset({WATCH, KEEP_ALIVE})
 
 
 class Links:
-    """Made on the loop that uses it."""
+    """Made on the loop that uses it. `reread` gives the configuration as its files are now."""
 
-    def __init__(self, config: EtcdConfig, first: int | None = None) -> None:
+    def __init__(
+        self, config: EtcdConfig, first: int | None = None, reread: Reread | None = None
+    ) -> None:
         self._addresses = config.endpoints
         self._tls = config.tls
+        self._reread = reread if config.tls is not None else None
+        self._reading: asyncio.Task[None] | None = None
         self._channels: dict[int, Any] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._unread = Spell(log, "etcd's certificates cannot be read")
         self._methods: dict[tuple[int, str], Callable[..., Any]] = {}
         self.current = randrange(len(self._addresses)) if first is None else first
 
@@ -92,9 +112,38 @@ class Links:
         """That endpoint failed somebody: ask the next one, unless another has left it already."""
         if self.current == endpoint:
             self.current = (endpoint + 1) % len(self._addresses)
+        if self._reread is not None and (self._reading is None or self._reading.done()):
+            self._reading = spawn(self._renew(self._reread), "read etcd's certificates")
+
+    async def _renew(self, reread: Reread) -> None:
+        """Take what stands in the files now. If only half of it is new, the next failure tells."""
+        try:
+            tls = (await asyncio.to_thread(reread)).tls
+        except (MeshError, OSError) as error:
+            self._unread.goes_on(why=str(error))
+            return
+        self._unread.over()
+        if tls is None or tls == self._tls:
+            return
+        log.info("etcd's certificates have changed")
+        self._tls = tls
+        for channel in self._channels.values():
+            task = spawn(self._retire(channel), "close a channel to etcd")
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        self._channels.clear()
+        self._methods.clear()
+
+    async def _retire(self, channel: Any) -> None:
+        try:
+            await channel.close(OLD_CHANNEL_S)
+        except asyncio.CancelledError:
+            await channel.close(None)
+            raise
 
     async def close(self) -> None:
         """Let go of all channels; calls that still run are cancelled."""
+        await stop(self._reading, *self._retiring)
         channels = list(self._channels.values())
         self._channels.clear()
         self._methods.clear()

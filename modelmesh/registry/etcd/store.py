@@ -16,7 +16,7 @@ from modelmesh.errors import Code, MeshError, invalid
 from modelmesh.pb.etcd import kv_pb2, rpc_pb2
 from modelmesh.registry.etcd.client import LONG_TRY_S, EtcdClient
 from modelmesh.registry.etcd.config import EtcdConfig
-from modelmesh.registry.etcd.links import GRANT, RANGE, REVOKE, TXN
+from modelmesh.registry.etcd.links import GRANT, RANGE, REVOKE, TXN, Reread
 from modelmesh.registry.etcd.watch import SILENCE_S, EtcdWatch
 from modelmesh.registry.keyspace import validate
 from modelmesh.registry.store import (
@@ -41,17 +41,19 @@ _TURN_ENTRIES: Final = 1000
 
 
 class EtcdStore:
-    """Made by `open`."""
+    """Made by `open`. `reread` gives the configuration again: its certificates may be new."""
 
-    def __init__(self, config: EtcdConfig, *, silence_s: float = SILENCE_S) -> None:
-        self._client = EtcdClient(config)
+    def __init__(
+        self, config: EtcdConfig, *, silence_s: float = SILENCE_S, reread: Reread | None = None
+    ) -> None:
+        self._client = EtcdClient(config, reread)
         self._root = config.root.encode()
         self._silence_s = silence_s
 
     @classmethod
-    async def open(cls, config: EtcdConfig) -> Self:
+    async def open(cls, config: EtcdConfig, reread: Reread | None = None) -> Self:
         """Does not ask etcd anything: a daemon may start while it is away."""
-        return cls(config)
+        return cls(config, reread=reread)
 
     async def __aenter__(self) -> Self:
         return self
