@@ -48,7 +48,9 @@ class Bounds:
     relist_s: float = 60.0  # with up to `relist_jitter_s` more: daemons must not list in step
     relist_jitter_s: float = 10.0
     page_entries: int = 1000  # of a first page; bounds the loop's turn in which entries are taken
-    most_page_entries: int = 8000  # etcd counts all that is left for every page: few cost it least
+    # etcd counts all that is left for every page, so few cost it least; what a page takes while it
+    # is read stays with the process (1 KB an entry).
+    most_page_entries: int = 3000
     page_s: float = 5.0  # a page may be a MiB on a slow link; small calls have `patience_s`
     patience_s: float = PATIENCE_S
     listing_gap_s: float = 1.0  # between the beginnings of two listings; grows when hurried
@@ -207,19 +209,28 @@ class Follower:
         listing = Listing(self.table)
         after: str | None = ""
         while after is not None:
-            asked = self._history.mark()
-            page = await self._page(after)
-            if why := self._history.contradiction(asked, page.revision):
-                raise Restored(why)
-            for part in parts(page, self._bounds.page_entries):
-                if not self._history.same(mark):
-                    self.want()
-                    return
-                self._history.saw(page.revision)
-                after = listing.add(after or "", part)
-                await asyncio.sleep(0)
+            after = await self._next(listing, after, mark)
+            if not self._history.same(mark):
+                self.want()
+                return
             self.counts.pages += 1
         await self._finish(listing, mark)
+
+    async def _next(self, listing: Listing, after: str, mark: Mark) -> str | None:
+        """Take the next page, in turns; what to go on after, or None at the end or once the history
+        has. Apart from `_list`, so that no page is held while the next one comes."""
+        asked = self._history.mark()
+        page = await self._page(after)
+        if why := self._history.contradiction(asked, page.revision):
+            raise Restored(why)
+        reached: str | None = after
+        for part in parts(page, self._bounds.page_entries):
+            if reached is None or not self._history.same(mark):
+                return None
+            self._history.saw(page.revision)
+            reached = listing.add(reached, part)
+            await asyncio.sleep(0)
+        return reached
 
     async def _page(self, after: str) -> Page:
         entries, self._page_entries = self._page_entries, self._bounds.page_entries
