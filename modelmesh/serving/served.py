@@ -50,6 +50,12 @@ class Walk:
         self.asked: Asked | None = None
         self.silent: Asked | None = None
 
+    def vanished(self) -> None:
+        """Whom it was with is out of reach. Who left it to him before is asked anew: a claim that
+        was lost to him then may be won by now."""
+        self.resent = True
+        self.tried.clear()
+
     def let_go(self) -> None:
         """The call has ended: whoever still works on it may stop."""
         for asked in (self.asked, self.silent):

@@ -139,7 +139,7 @@ class Others:
             self._end(served, failure, metadata)
             return
         if failure.executed:
-            walk.resent = True
+            walk.vanished()
             spawn(self._after_break(served, peer_id), f"ask whether {peer_id} answers")
             return
         if failure.reason is Reason.NOT_HERE:
@@ -170,7 +170,8 @@ class Others:
         if once or served.gone or answer.superseded:
             return
         log.info("a call is sent again", model=served.model_id, silent=answer.instance_id)
-        walk.resent = answer.superseded = True
+        walk.vanished()
+        answer.superseded = True
         walk.silent = answer
         self._again(served)
 

@@ -140,6 +140,25 @@ async def test_where_only_a_connection_broke_the_same_daemon_is_asked_again(one:
 
 
 @member("a", "b")
+async def test_who_refused_before_another_one_vanished_may_have_it_now(one: OfMany) -> None:
+    """Simulation, seed 2111: it lost a claim to the daemon that died, and has the next one."""
+    await one.register("m")
+    one.view.draining = True
+    reply = one.ask("m")
+    loser = one.peers.sent[0].instance_id
+    winner = "b" if loser == "a" else "a"
+    await one.models.update("m", lambda record: record.claimed(winner, one.wall_ms()))
+    one.peers.sent[0].fail(NOT_HERE)
+    await until(lambda: len(one.peers.sent) == 2)
+    await one.models.update("m", lambda record: record.claimed(loser, one.wall_ms()))
+    one.peers.sent[1].fail(VANISHED)
+    await until(lambda: len(one.peers.sent) == 3)
+    assert asked(one)[1:] == [(winner, Intent.HIT), (loser, Intent.HIT)]
+    one.peers.sent[2].answer(b"loaded there")
+    assert await answered(reply) == b"loaded there"
+
+
+@member("a", "b")
 async def test_what_may_not_be_repeated_is_not(one: OfMany) -> None:
     await one.register("m", loaded=["a", "b"])
     reply = one.ask("m", metadata=(("mm-idempotent", "false"),))
