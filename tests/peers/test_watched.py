@@ -11,7 +11,7 @@ from modelmesh.peers.members import Members
 from modelmesh.simulation import clock
 from modelmesh.wire.kinds import MODEL_INFER
 from modelmesh.wire.transport import NO_METADATA, Call, Metadata
-from tests.peers.worlds import HIT, Answer
+from tests.peers.worlds import HIT, Answer, elapse
 
 REPORT: Metadata = ((QUEUE, "5"),)
 
@@ -131,7 +131,7 @@ def test_an_answered_call_settles_no_question_about_new_connections() -> None:
         members.update({"b": InstanceRecord(start_ms=1, address="b:1")})
         wire.lost = 1
         asking = asyncio.ensure_future(members.ask_health("b"))
-        await asyncio.sleep(0.01)
+        await elapse(0.01)
         assert wire.lost == 0
         before = wire.asked
         members.call("b", HIT, "m", Call(MODEL_INFER, b"", Answer()))
