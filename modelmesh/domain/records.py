@@ -31,11 +31,16 @@ _MODEL_FIELDS = {
     "keptOut": "kept_out",
 }
 
+# Asked first: whether something is a mapping is a dear question. And `json.dumps` makes an encoder
+# for every call.
+_PLAIN = (str, int)
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def known_fields(record: object, names: Mapping[str, str]) -> dict[str, Any]:
     """The fields that are not at their (false) default, by their JSON names."""
     return {
-        name: dict(value) if isinstance(value, Mapping) else value
+        name: dict(value) if not isinstance(value, _PLAIN) and isinstance(value, Mapping) else value
         for name, attribute in names.items()
         if (value := getattr(record, attribute))
     }
@@ -58,7 +63,7 @@ def split_fields(
 
 def packed(unknown: Mapping[str, Any], known: Mapping[str, Any]) -> bytes:
     """The value to store: compact JSON."""
-    return json.dumps({**unknown, **known}, separators=(",", ":")).encode()
+    return _encoded({**unknown, **known}).encode()
 
 
 def _without(entries: Mapping[str, Any], key: str) -> dict[str, Any]:

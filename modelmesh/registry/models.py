@@ -19,6 +19,7 @@ from cachetools import LRUCache
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, invalid
+from modelmesh.observe.tasks import spawn, stop
 from modelmesh.registry.gathering import Gathering
 from modelmesh.registry.keyspace import COMMIT_BYTES, is_utf8, key_bytes
 from modelmesh.registry.store import (
@@ -118,22 +119,21 @@ class Models:
         Of an id that comes several times, the first counts and the others are compared with it.
         """
         outcomes: dict[int, Registration | Failure] = {}
-        seen: set[str] = set()
         repeated: list[int] = []
-        bulk = _Bulk()
-        for index, (model_id, record) in enumerate(items):
-            if (failure := _unusable(model_id)) is not None:
-                outcomes[index] = failure
-            elif model_id in seen:
-                repeated.append(index)
-            else:
-                seen.add(model_id)
-                item = _Item(index, model_id, record)
-                if not bulk.takes(item):
-                    outcomes |= await self._register_bulk(bulk.items)
-                    bulk = _Bulk()
-                bulk.add(item)
-        outcomes |= await self._register_bulk(bulk.items)
+        bulks = _bulks(items, outcomes, repeated)
+
+        async def write() -> None:
+            for bulk in bulks:
+                outcomes.update(await self._register_bulk(bulk))
+
+        # While the store writes one, what came of the last is shown and the next is made.
+        beside = spawn(write(), "register models") if len(items) > BULK_MODELS else None
+        try:
+            await write()
+            if beside is not None:
+                await beside
+        finally:
+            await stop(beside)
         for index in repeated:
             outcomes |= await self._register_bulk([_Item(index, *items[index])])
         return [outcomes[index] for index in range(len(items))]
@@ -235,21 +235,31 @@ class _Item:
         return 2 * key_bytes(self.key) + len(self.value)
 
 
-class _Bulk:
-    """Items that fit into one commit."""
-
-    def __init__(self) -> None:
-        self.items: list[_Item] = []
-        self._size_bytes = 0
-
-    def takes(self, item: _Item) -> bool:
-        """Whether it fits; an item too large for any commit gets a bulk (and an error) alone."""
-        fits = self._size_bytes + item.size_bytes <= COMMIT_BYTES
-        return not self.items or (len(self.items) < BULK_MODELS and fits)
-
-    def add(self, item: _Item) -> None:
-        self.items.append(item)
-        self._size_bytes += item.size_bytes
+def _bulks(
+    items: Sequence[Named], outcomes: dict[int, Registration | Failure], repeated: list[int]
+) -> Iterator[list[_Item]]:
+    """The items in bulks that fit into one commit each, made when they are asked for; an item too
+    large for any commit gets a bulk (and an error) alone. Those that are in none are noted: in
+    `outcomes` what cannot be registered, in `repeated` where an id comes again."""
+    seen: set[str] = set()
+    bulk: list[_Item] = []
+    bulk_bytes = 0
+    for index, (model_id, record) in enumerate(items):
+        if (failure := _unusable(model_id)) is not None:
+            outcomes[index] = failure
+        elif model_id in seen:
+            repeated.append(index)
+        else:
+            seen.add(model_id)
+            item = _Item(index, model_id, record)
+            size_bytes = item.size_bytes
+            if bulk and (len(bulk) == BULK_MODELS or bulk_bytes + size_bytes > COMMIT_BYTES):
+                yield bulk
+                bulk, bulk_bytes = [], 0
+            bulk.append(item)
+            bulk_bytes += size_bytes
+    if bulk:
+        yield bulk
 
 
 def _decode(model_id: str, entry: Entry) -> ModelRecord:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,3 +81,24 @@ def test_a_failure_is_written_as_modelmesh_does_and_forgotten_by_a_load() -> Non
     assert record.failure_message("a") == "no such file"
     assert record.without_failure("a") == ModelRecord("dummy")
     assert record.claimed("a", 8).loaded("a", 9).failed_in == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": "dummy", "mPath": "/ä/\u2028", "later": [1.5, None, {"x": True}]},
+        {"type": "dummy", "refs": 1 << 80, "later": -(1 << 90)},
+        {"type": "dummy", "instanceIds": {"a": 1}, "fails": {"a": {"msg": "ö\ud800"}}},
+        {"type": 7, "mPath": [1], "autoDel": "yes", "priority": 0.5},  # by whoever wrote it
+    ],
+)
+def test_a_record_is_written_as_json_dumps_writes_it(fields: dict[str, Any]) -> None:
+    value = json.dumps(fields, separators=(",", ":")).encode()
+    written = ModelRecord.from_json(value).to_json()
+    assert json.loads(written) == fields
+    assert sorted(written) == sorted(value)  # the order of fields is ours, their bytes are not
+
+
+def test_what_is_no_number_in_json_stays_as_it_came() -> None:
+    value = b'{"type":"dummy","later":NaN}'
+    assert sorted(ModelRecord.from_json(value).to_json()) == sorted(value)

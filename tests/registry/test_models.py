@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.registry.keyspace import COMMIT_BYTES
+from modelmesh.registry.local import unavailable
 from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.models import ATTEMPTS, BULK_MODELS, ModelChange, Models, Registration
 from modelmesh.registry.store import MODELS, Change, Committed, Compare, Put
-from tests.registry.doors import Door, Scenario
+from tests.registry.doors import Door, Scenario, settle
 from tests.registry.doors import scenario as over_store
 
 IRIS = ModelRecord("sklearn", path="/models/iris", key='{"bucket":"b"}', last_used_ms=5)
@@ -316,3 +317,57 @@ async def test_a_change_is_tried_again_and_given_up_in_time(rounds: int) -> None
             await models.unregister("busy")
         assert caught.value.failure.code is Code.ABORTED
         assert caught.value.failure.retry_after_s is not None
+
+
+# --- pace
+
+
+class Paced(MemoryStore):
+    """A store whose commits wait for the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
+        go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(go)
+        try:
+            await go
+        finally:
+            self.waiting.remove(go)
+        return await super().commit(compares, changes)
+
+
+async def test_two_bulks_are_under_way_at_a_time_and_a_failure_is_of_its_own_bulk() -> None:
+    items = [(f"m{n:04}", IRIS) for n in range(5 * BULK_MODELS)]
+    async with Paced() as store:
+        models = Models(store)
+        registering = asyncio.create_task(models.register_many(items))
+        await settle()
+        assert len(store.waiting) == 2
+        store.waiting[1].set_exception(unavailable("not now"))
+        while not registering.done():
+            await settle()
+            assert len(store.waiting) <= 2
+            for go in store.waiting[:1]:
+                go.set_result(None)
+        outcomes = await registering
+        failed = [n for n, each in enumerate(outcomes) if isinstance(each, Failure)]
+        assert failed == [*range(BULK_MODELS, 2 * BULK_MODELS)]
+        assert len(models) == 4 * BULK_MODELS
+
+
+async def test_nothing_goes_on_for_a_caller_who_left() -> None:
+    async with Paced() as store:
+        models = Models(store)
+        items = [(f"m{n:04}", IRIS) for n in range(5 * BULK_MODELS)]
+        registering = asyncio.create_task(models.register_many(items))
+        await settle()
+        assert len(store.waiting) == 2
+        registering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await registering
+        await settle()
+        assert store.waiting == []
+        assert len(models) == 0

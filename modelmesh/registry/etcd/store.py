@@ -79,11 +79,7 @@ class EtcdStore:
 
     async def commit(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Committed:
         validate(compares, changes)
-        request = rpc_pb2.TxnRequest(
-            compare=[self._comparison(compare) for compare in compares],
-            success=[self._operation(change) for change in changes],
-            failure=[self._reading(compare.key) for compare in compares],
-        )
+        request = self._transaction(compares, changes)
         answer = await self._client.call(TXN, request, repeatable=not changes)
         if answer.succeeded:
             return Committed(True, answer.header.revision)
@@ -185,23 +181,22 @@ class EtcdStore:
         deleted = event.type == _DELETED
         return Event(key, None if deleted else _entry(event.kv), event.kv.mod_revision)
 
-    def _comparison(self, compare: Compare) -> Any:
-        return rpc_pb2.Compare(
-            key=self._key(compare.key),
-            target=_MOD,
-            result=_EQUAL,
-            mod_revision=compare.mod_revision,
-        )
-
-    def _operation(self, change: Change) -> Any:
-        key = self._key(change.key)
-        if isinstance(change, Put):
-            put = rpc_pb2.PutRequest(key=key, value=change.value, lease=change.lease)
-            return rpc_pb2.RequestOp(request_put=put)
-        return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key))
-
-    def _reading(self, key: str) -> Any:
-        return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=self._key(key)))
+    def _transaction(self, compares: Sequence[Compare], changes: Sequence[Change]) -> Any:
+        """Filled in place: a message that is made by itself is copied into the one around it."""
+        request = rpc_pb2.TxnRequest()
+        for compare in compares:
+            key = self._key(compare.key)
+            revision = compare.mod_revision
+            request.compare.add(key=key, target=_MOD, result=_EQUAL, mod_revision=revision)
+            request.failure.add().request_range.key = key
+        for change in changes:
+            operation, key = request.success.add(), self._key(change.key)
+            if isinstance(change, Put):
+                put = operation.request_put
+                put.key, put.value, put.lease = key, change.value, change.lease
+            else:
+                operation.request_delete_range.key = key
+        return request
 
 
 def prefix_end(prefix: bytes) -> bytes:
