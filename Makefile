@@ -33,9 +33,9 @@ fleet: $(VENV)/.fleet
 		$(if $(BASE_PORT),--base-port $(BASE_PORT)) $(if $(ETCD),--etcd $(ETCD))
 
 test: $(VENV)/.test check
-	$(BIN)/python -m pytest tests -n 3 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest tests -n 3 --dist loadfile
 
-# Real daemons, a real etcd, real sockets: a part of `make test`, and here what is slow as well.
+# Real daemons, a real etcd, real sockets, and 500 simulated fleets: a part of `make test`.
 test-fleet: $(VENV)/.test
 	$(BIN)/python -m pytest tests/fleet -n 3 --dist loadfile
 

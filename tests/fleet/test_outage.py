@@ -22,12 +22,10 @@ from tests.registry.etcd_server import EtcdServer
 
 pytestmark = pytest.mark.timeout(300)
 
-# Longer than the lease; the full time takes its minute.
-OUTAGES = [10, pytest.param(60, marks=pytest.mark.slow)]
+OUTAGE_S = 60  # many leases long
 
 
-@pytest.mark.parametrize("outage_s", OUTAGES)
-def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
+def test_killed(own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
     fleet = start_fleet(own_etcd, *ALL, MM_LEASE_SECS=str(LEASE_S))
     warm(fleet)
     loads = fleet.loads()
@@ -41,12 +39,12 @@ def test_killed(outage_s: int, own_etcd: EtcdServer, start_fleet: StartFleet) ->
         assert fleet.any.refused("new").code == "UNAVAILABLE", "it may be registered elsewhere"
         refusal = fleet.any.predict("new")
         assert (refusal.status, refusal.headers["retry-after"]) == (503, "1")
-        traffic.more(100 * outage_s, 5 * outage_s)
+        traffic.more(100 * OUTAGE_S, 5 * OUTAGE_S)
         own_etcd.start()
         comes_true(all_said(fleet, "the registry's store answers again"))
         serve_cold(fleet, "y")
         converges(fleet)
-    traffic.report.assert_all_right(100 * outage_s)
+    traffic.report.assert_all_right(100 * OUTAGE_S)
     assert not traffic.report.broken
     still_loaded(fleet, loads + 12)
 
