@@ -1,6 +1,6 @@
 """The composition root: one daemon, put together room by room, started and stopped in order.
 
-    store -> runtime -> cache -> serving -> faces -> ports -> static models -> ready
+    hosts begun -> store -> runtime -> cache -> serving -> faces -> ports -> static models -> ready
 
 A daemon says ready only when its static models are there. On SIGTERM or SIGINT it stops being
 ready, takes no new connections, lets running calls end within its bound, and leaves no process
@@ -8,11 +8,13 @@ behind. Nothing but wiring belongs here: no decision, no parsing.
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from random import Random
 from typing import Protocol
@@ -45,6 +47,8 @@ from modelmesh.observe.tasks import logged, stop
 from modelmesh.peers.port import QUICK
 from modelmesh.policy.constraints import parse as parse_constraints
 from modelmesh.registry.tables import TabledStore
+from modelmesh.runtime.door import Runtime
+from modelmesh.runtime.hosts import HostedRuntime
 from modelmesh.serving import static
 from modelmesh.serving.gauges import read_gauges
 from modelmesh.serving.instance import Instance
@@ -73,12 +77,19 @@ def wall_ms() -> int:
 class App:
     """One daemon. Make it on its loop; `start` it once, `stop` it once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`reading`: around the first reading of the registry."""
         self.settings = settings
+        self._reading = reading
         self.metrics_spec = spec.parse(settings.metrics)
         self.instance_id = settings.instance_id or (settings.pod_name or socket.gethostname())[-12:]
         self._store: TabledStore | None = None
         self._daemon: Daemon | None = None
+        self._begun: HostedRuntime | None = None  # and not yet the daemon's to end
         self._grpc: GrpcServer | None = None
         self._peers: GrpcServer | None = None
         self._grpc_port: GrpcPort | None = None
@@ -106,9 +117,12 @@ class App:
         """Everything up, in order. Raises MeshError or OSError; then `stop` cleans up."""
         settings = self.settings
         models_to_have = static_models(settings)
-        self._store = await open_store(settings)
-        daemon = self._daemon = self._make_daemon(self._store)
+        runtime = self._begin_runtime()
+        with self._reading():
+            self._store = await open_store(settings)
+        daemon = self._daemon = self._make_daemon(self._store, runtime)
         self._follow_constraints(daemon)
+        self._begun = None
         await daemon.start()
         await self._open_ports(daemon)
         await self._join(daemon)
@@ -118,11 +132,19 @@ class App:
             self._grpc_port.changed()
         log.info("ready", **self.ports, version=__version__, instance=self.instance_id)
 
-    def _make_daemon(self, store: TabledStore) -> Daemon:
+    def _begin_runtime(self) -> Runtime:
+        """Hosts take seconds to import what models need: let them, while the registry is read."""
+        runtime = runtime_of(self.settings)
+        if isinstance(runtime, HostedRuntime):
+            runtime.begin()
+            self._begun = runtime
+        return runtime
+
+    def _make_daemon(self, store: TabledStore, runtime: Runtime) -> Daemon:
         settings = self.settings
         doors = Doors(
             store,
-            runtime_of(settings),
+            runtime,
             Storages([LocalStorage()]),
             # The loop's own clock, but finer: uvloop tells whole milliseconds.
             time.monotonic,
@@ -235,6 +257,8 @@ class App:
             await self._daemon.stop(max(end - time.monotonic(), 0.0))
         elif self._store is not None:
             await self._store.close()
+        if self._begun is not None:
+            await self._begun.close(0.0)
         log.info("stopped")
 
     async def _drain_ports(self, grace_s: float) -> None:
@@ -278,13 +302,24 @@ def run(settings: Settings, without_effect: Mapping[str, str]) -> int:
         return 0
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """What is made meanwhile stays, in hundreds of thousands: the collector never looks at it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 async def _main(settings: Settings) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     try:
-        app = App(settings)
+        app = App(settings, reading=uncollected)
     except ValueError as error:
         return _refused(str(error))
     starting = loop.create_task(app.start(), name="start")

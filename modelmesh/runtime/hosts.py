@@ -119,6 +119,10 @@ class HostedRuntime:
 
     # --- the door
 
+    def begin(self) -> None:
+        """Let the zygote import what it must; `start` waits for it, and `close` ends it."""
+        self._zygote.begin()
+
     async def start(self, listener: RuntimeListener) -> RuntimeStatus:
         self._listener = listener
         try:

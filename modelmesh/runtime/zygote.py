@@ -272,6 +272,11 @@ class ZygoteClient:
         """The zygote's pid (0: none runs)."""
         return self._now.pid if self._now and not self._now.dead else 0
 
+    def begin(self) -> None:
+        """Start a zygote and wait for nothing; what fails, `start` tells."""
+        with suppress(MeshError):
+            self._living()
+
     async def start(self) -> RuntimeFacts:
         """Start a zygote unless one runs. UNAVAILABLE if it will not."""
         ready = await self._ready(self._living())

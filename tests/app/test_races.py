@@ -1,6 +1,7 @@
 """One daemon whose start fails at each of its steps, and whose end comes at odd moments."""
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from modelmesh.app import App
+from modelmesh.app import App, uncollected
 from modelmesh.errors import MeshError
 from modelmesh.settings import Settings
 from tests.runtime.waiting import until
@@ -144,3 +145,17 @@ async def test_a_start_that_is_given_up_at_any_moment(tmp_path: Path, moment_s: 
 async def test_an_inline_runtime_that_cannot_be_imported(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tier="inline", runtimes="tests.no_such_module:Runtime")
     assert "no_such_module" in str(await _fails(settings))
+
+
+def test_the_collector_rests_while_a_registry_is_read_and_works_afterwards() -> None:
+    assert gc.isenabled()
+    kept: list[dict[str, object]] = []
+    try:
+        with suppress(OSError), uncollected():
+            assert not gc.isenabled()
+            kept.append({"self": kept})
+            raise OSError("no disk")
+        assert gc.isenabled()
+        assert not any(each is kept[0] for each in gc.get_objects())  # it is not looked at again
+    finally:
+        gc.unfreeze()

@@ -217,6 +217,38 @@ async def test_a_zygote_that_never_gets_ready_ends_the_start_and_is_ended() -> N
     assert is_dead(pid)
 
 
+async def test_a_zygote_that_was_begun_is_the_one_that_is_started() -> None:
+    runtime = HostedRuntime(config())
+    runtime.begin()
+    pid = runtime.zygote_pid
+    try:
+        assert pid
+        await runtime.start(Listener())
+        assert runtime.zygote_pid == pid
+        await runtime.load(dummy("m"))
+    finally:
+        await runtime.close(5.0)
+    assert is_dead(pid)
+
+
+async def test_a_zygote_that_was_begun_and_never_started_is_ended() -> None:
+    runtime = HostedRuntime(config())
+    runtime.begin()
+    pid = runtime.zygote_pid
+    assert not is_dead(pid)
+    await runtime.close(0.0)
+    assert is_dead(pid)
+
+
+async def test_a_zygote_that_was_begun_and_cannot_start_says_why_at_the_start() -> None:
+    runtime = HostedRuntime(config(zygote=ZygoteConfig(runtimes="tests.runtime.nowhere:Never")))
+    runtime.begin()
+    first = runtime.zygote_pid
+    await until(lambda: is_dead(first))
+    with pytest.raises(MeshError, match="nowhere"):
+        await runtime.start(Listener())
+
+
 async def test_a_zygote_that_hangs_is_replaced() -> None:
     async with _running(zygote=ZygoteConfig(runtimes=HOSTILE, spawn_s=2.0)) as runtime:
         await runtime.load(dummy("m"))
