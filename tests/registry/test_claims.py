@@ -332,7 +332,7 @@ def test_of_holders_that_give_up_at_once_one_stays() -> None:
             given_up = await asyncio.gather(
                 *(each.give_up("m0", lambda record: len(record.loaded_in) > 1) for each in daemons)
             )
-            assert sorted(given_up) == [False, True, True, True, True]
+            assert given_up.count(True) == 4
             record = models.get("m0")
             assert record is not None
             assert list(record.loaded_in) == [f"i{given_up.index(False)}"]
