@@ -22,6 +22,7 @@ from modelmesh.errors import Failure
 from modelmesh.pb.model_runtime_pb2 import UnloadModelRequest
 from modelmesh.policy.tiering import Tier
 from modelmesh.runtime.blame import Doom, Ran
+from modelmesh.runtime.memory import queued_s
 from modelmesh.runtime.output import Output
 from modelmesh.runtime.silence import Counts, Silence
 from modelmesh.runtime.zygote import HostProcess, ZygoteClient, how_it_ended, no_host
@@ -129,6 +130,7 @@ class Host:
         self.dead = False
         self.pid = process.pid
         self.born = monotonic()
+        self._queued_s = 0.0  # when that was seen first
         self._seen: tuple[tuple[int, ...], float] = (), self.born  # what ran, since when we know
         self._process = process
         self._mapped = page
@@ -163,7 +165,12 @@ class Host:
         """
         if entry.call_ids != self._seen[0]:
             self._seen = entry.call_ids, now
+            self._queued_s = queued_s(self.pid)
         return now - max(self.born, min(entry.since, self._seen[1]))
+
+    def starved_s(self) -> float:
+        """How much of that time the machine had no CPU for it: no fault of the model's."""
+        return queued_s(self.pid) - self._queued_s
 
     def what(self, entry: JournalEntry) -> Ran | None:
         """What an entry is about; None if none of its calls is known."""

@@ -1,4 +1,13 @@
-"""What processes weigh, as the kernel counts it."""
+"""What processes weigh, and for how long they stood in line, as the kernel counts it."""
+
+
+def queued_s(pid: int) -> float:
+    """For how long it has been ready to run and had no CPU, in all (0: it is gone, or not told)."""
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def private_bytes(pid: int) -> int:

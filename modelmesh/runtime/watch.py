@@ -106,7 +106,7 @@ class Watch:
         limit_s = self._patience.limit_s(host.what(entry))
         if held_s > limit_s:
             host.condemn(Doom.TIMEOUT, limit_s)
-        elif host.tier is Tier.SHARED and held_s > self._patience.set_aside_s:
+        elif host.tier is Tier.SHARED and held_s - host.starved_s() > self._patience.set_aside_s:
             if self._room_for(host):
                 why = f"held a shared host for {held_s * 1e3:.0f} ms"
                 self._aftermath.keep_for_running(self._pool, host, entry, why)
