@@ -23,7 +23,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def etcd() -> Iterator[EtcdServer]:
     yield shared(next(iter(PROGRAMS)), "asking a fleet")
-    stop_shared()
+    stop_shared("asking a fleet")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.registry.etcd_server import PROGRAMS, EtcdServer, shared, stop_shared
 def etcd() -> Iterator[EtcdServer]:
     """The first etcd found here; every test has a fleet of its own in it."""
     yield shared(next(iter(PROGRAMS)), "settings of a fleet")
-    stop_shared()
+    stop_shared("settings of a fleet")
 
 
 @pytest.fixture

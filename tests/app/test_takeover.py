@@ -17,7 +17,7 @@ from tests.registry.etcd_server import PROGRAMS, EtcdServer, shared, stop_shared
 @pytest.fixture(scope="module")
 def etcd() -> Any:
     yield shared(next(iter(PROGRAMS)), "what ModelMesh left")
-    stop_shared()
+    stop_shared("what ModelMesh left")
 
 
 # As ModelMesh writes them (defaults left out), copies on pods that are long gone included.

@@ -17,7 +17,7 @@ VERSION = next(iter(PROGRAMS))
 def etcd() -> Iterator[EtcdServer]:
     """Left as it is: every fleet has a root of its own in it."""
     yield shared(VERSION, "fleets")
-    stop_shared()
+    stop_shared("fleets")
 
 
 @pytest.fixture

@@ -36,4 +36,4 @@ def etcd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EtcdServer]
 @pytest.fixture(scope="session", autouse=True)
 def _shared_servers() -> Iterator[None]:
     yield
-    etcd_server.stop_shared()
+    etcd_server.stop_shared("contract")

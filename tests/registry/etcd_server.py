@@ -181,8 +181,9 @@ def shared(version: str, purpose: str) -> EtcdServer:
     return _shared[version, purpose][0]
 
 
-def stop_shared() -> None:
-    while _shared:
-        _, (server, folder) = _shared.popitem()
+def stop_shared(purpose: str) -> None:
+    """Those for one purpose: another one's tests may not have ended in this process."""
+    for key in [key for key in _shared if key[1] == purpose]:
+        server, folder = _shared.pop(key)
         server.stop()
         folder.cleanup()
