@@ -9,8 +9,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +47,6 @@ def flee() -> None:
     misdeeds.kill_parent()
 
 
-def crash_later() -> None:
-    """From a thread, when its host has long been set aside."""
-
-    def later() -> None:
-        time.sleep(2.0)
-        misdeeds.segfault()
-
-    threading.Thread(target=later, daemon=True).start()
-
-
 def fill_memory() -> None:
     """100 GB again, but each block is really used."""
     hoard = [np.ones(1 << 25, np.uint8) for _ in range(3200)]
@@ -82,7 +70,6 @@ DEEDS: Final[dict[str, Callable[[], None]]] = misdeeds.DEEDS | {
         close_everything,
         print_gigabyte,
         flee,
-        crash_later,
         fill_memory,
         raise_unprintable,
     )

@@ -16,6 +16,7 @@ from tests.app.client import until
 from tests.app.daemon import Child, child
 from tests.faults.house import House, children, ends, strays
 from tests.faults.neighbours import ALL, Neighbours
+from tests.runtime.misdeeds import crash_now
 
 TIMEOUT_S = 6.0
 CAPACITY_BYTES = 64 << 20
@@ -201,10 +202,11 @@ def test_a_predict_that_forks_and_returns(house: House) -> None:
 
 @pytest.mark.parametrize("moment", ["load", "predict"])
 def test_a_thread_that_crashes_late(moment: str, house: House) -> None:
-    villain = house.villain(f"{moment}-late", **{f"at_{moment}": "crash_later"})
+    villain = house.villain(f"{moment}-late", **{f"at_{moment}": "crash_late"})
     with house.disturbed(moves=True) as home:
         assert villain.lives_in() == home
         assert villain.acted_in == [home]
+        crash_now(home)
         ends(home)
         until(lambda: villain.state == "NOT_LOADED")
     (said,) = villain.errors

@@ -11,6 +11,7 @@ import pickle
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -82,11 +83,25 @@ def fork_behind_python() -> None:
 
 
 def crash_late() -> None:
+    """From a thread, when a test says so: on a busy machine no time is surely late enough."""
+    word = _word_to_crash(os.getpid())
+
     def later() -> None:
-        time.sleep(0.3)
+        while not word.exists():
+            time.sleep(0.01)
+        word.unlink(missing_ok=True)
         segfault()
 
     threading.Thread(target=later, daemon=True).start()
+
+
+def crash_now(pid: int) -> None:
+    """Say to a process whose model has done `crash_late` that it is late enough."""
+    _word_to_crash(pid).touch()
+
+
+def _word_to_crash(pid: int) -> Path:
+    return Path(tempfile.gettempdir(), f"crash-{pid}")
 
 
 def close_descriptors() -> None:

@@ -220,8 +220,8 @@ async def test_a_model_that_forks_and_returns(scene: Scene, deed: str, on: str) 
 @pytest.mark.parametrize("on", ["load", "predict"])
 async def test_a_thread_that_crashes_late(scene: Scene, on: str) -> None:
     await scene.runtime.load(_hostile("crash_late", on))
-    with suppress(MeshError):  # the thread may be quicker than the answer
-        await ask(scene.runtime, "villain")
+    await ask(scene.runtime, "villain")
+    misdeeds.crash_now(scene.host_pid)
     await until(lambda: is_dead(scene.host_pid))
     await until(lambda: "villain" in scene.listener.lost)
     assert scene.listener.lost["villain"].reason is Reason.WORKER_CRASHED
