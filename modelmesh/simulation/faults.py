@@ -97,9 +97,20 @@ class Sky:
             self._tell(f"{kind} {' '.join(who)} ends")
 
     async def restart(self, instance_id: str) -> None:
-        if instance_id not in self.world.pods and await self.world.start(instance_id) is None:
+        """As supervisors do: who ends instead of becoming ready, as without the store, is started
+        again."""
+        give_up_s = self.world.loop.time() + _STARTED_S
+        while instance_id not in self.world.pods:
+            if await self.world.start(instance_id) is not None:
+                return
             self.world.struck["start failed"] += 1
+            if self.world.loop.time() > give_up_s:
+                raise RuntimeError(f"{instance_id} cannot start: {self.world.why_not_started}")
+            await asyncio.sleep(_START_AGAIN_S)
 
+
+_START_AGAIN_S: Final = 1.0
+_STARTED_S: Final = 300.0  # longer than any fault lasts
 
 # How long the effects of a sudden silence are still about: suspicion, and calls sent again.
 _AFTER_S: Final = 2.0

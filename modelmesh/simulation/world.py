@@ -125,7 +125,7 @@ class World:
         self.forwarded_twice: list[str] = []
         self.why_not_started = ""
         self.requests = 0
-        self._parts = parts or Parts()
+        self.parts = parts or Parts()
         self._settings = settings or Settings(
             max_load_failures=3, default_model_size_bytes=1000, capacity_bytes=capacity_bytes
         )
@@ -142,22 +142,29 @@ class World:
     # --- daemons
 
     async def start(self, instance_id: str) -> Pod | None:
-        """A new daemon under this id, ready; None if it did not become ready."""
+        """A new daemon under this id, ready. None if it is not: it ended, as a process does that
+        cannot start, or it has hung for `START_S`."""
         life = Life(instance_id)
-        done: asyncio.Task[Pod] = life.run(spawn, self._bring_up(instance_id, life), "start")
+        starting = _outcome(self._bring_up(instance_id, life))
+        done: asyncio.Task[Pod | MeshError] = life.run(spawn, starting, "start")
         await asyncio.wait([done], timeout=START_S)
-        failure = done.exception() if done.done() else None
-        if not done.done() or failure is not None:
-            self.why_not_started = repr(failure) if failure is not None else "it takes too long"
+        if not done.done():
+            self.why_not_started = "it takes too long"
             return None
-        return done.result()
+        failure = done.exception() or done.result()
+        if isinstance(failure, Pod):
+            return failure
+        self.why_not_started = repr(failure)
+        if instance_id in self.pods:
+            self._bury(self.pods[instance_id])
+        return None
 
     async def _bring_up(self, instance_id: str, life: Life) -> Pod:
         address = f"{instance_id}:1"
-        link = self._parts.link(self.shared, Random(self.rng.random()), self.struck)
+        link = self.parts.link(self.shared, Random(self.rng.random()), self.struck)
         health = DirectHealth()
-        mirror = await self._parts.mirror.open(
-            link, Random(self.rng.random()), confirm=health, bounds=self._parts.bounds
+        mirror = await self.parts.mirror.open(
+            link, Random(self.rng.random()), confirm=health, bounds=self.parts.bounds
         )
         runtime = SimulatedRuntime(self.ledger, self.capacity_bytes, instance_id=instance_id)
         network = self.network
@@ -168,7 +175,7 @@ class World:
         )
         daemon = self._daemon(instance_id, mirror, runtime, peers)
         pod = Pod(instance_id, address, life, link, runtime, daemon, mirror)
-        self._parts.built(pod)
+        self.parts.built(pod)
         self.pods[instance_id] = pod
         await daemon.start()
         assert daemon.peer_port is not None
@@ -206,7 +213,7 @@ class World:
             fleet,
         )
         member = replace(member_config(self._settings, instance_id), log_level="")
-        return self._parts.daemon(self._settings, doors, member, _metrics())
+        return self.parts.daemon(self._settings, doors, member, _metrics())
 
     async def stop(self, instance_id: str, grace_s: float = 30.0) -> None:
         """As SIGTERM does it: hand over, say goodbye, go."""

@@ -15,7 +15,9 @@ from modelmesh.serving.status import State
 from modelmesh.serving.wishes import WishChange
 from modelmesh.simulation.clock import run
 from modelmesh.simulation.doors import TYPE
+from modelmesh.simulation.faults import Sky, Weather
 from modelmesh.simulation.store import StoreLink
+from modelmesh.simulation.watching import watching
 from modelmesh.simulation.world import Parts, World
 from tests.simulation.test_rounds import holders, key, use
 from tests.simulation.test_world import fleet
@@ -194,11 +196,32 @@ class _NoStore(Parts):
     link = _Down
 
 
-def test_a_start_that_finds_neither_store_nor_snapshot_says_so() -> None:
+def test_a_start_that_finds_neither_store_nor_snapshot_ends_and_says_so() -> None:
     async def main() -> None:
         world = World(1, 100_000, parts=_NoStore())
-        assert await world.start("a") is None
+        failed: list[str] = []
+        with watching(failed.append, None):
+            assert await world.start("a") is None
         assert "no snapshot" in world.why_not_started
+        assert failed == [], "it is no bug of a daemon"
+        assert world.pods == {}, "what has ended is not there"
+        await world.close()
+
+    run(main())
+
+
+def test_who_cannot_start_without_the_store_is_started_again_until_it_can() -> None:
+    """Seed 8628: as under a supervisor."""
+
+    async def main() -> None:
+        world = World(1, 100_000, parts=_NoStore())
+        sky = Sky(world, Weather(), lambda what: None)
+        restarting = asyncio.create_task(sky.restart("a"), name="restart")
+        await asyncio.sleep(30.0)
+        assert world.struck["start failed"] > 1, "the store kept nobody from starting"
+        world.parts = Parts()
+        await restarting
+        assert world.pods["a"].ready
         await world.close()
 
     run(main())
