@@ -100,10 +100,19 @@ class Others:
             return
         walk = served.walk
         walk.attempt += 1
-        if failure.reason is not Reason.NOT_HERE:
+        if failure.reason is Reason.NOT_HERE:
+            self._claimed_elsewhere(served)
+        else:
             walk.failure = failure
             walk.tried.append(self._view.me)
         self._again(served)
+
+    def _claimed_elsewhere(self, served: Served) -> None:
+        """Whoever has claimed the model has it by now, though he may have refused it before."""
+        record = self._view.record(served.model_id)
+        if record is not None:
+            walk = served.walk
+            walk.tried[:] = [each for each in walk.tried if each not in record.instance_ids]
 
     def rejected(self, served: Served, failure: Failure) -> None:
         """What was wrong at the last one asked says more than that nobody is left."""
@@ -114,14 +123,14 @@ class Others:
 
     def _end(self, served: Served, failure: Failure, metadata: Metadata = NO_METADATA) -> None:
         """Nobody else is asked. A daemon that fell silent with the call may still answer it (its
-        link is watched): then its word counts, whatever it is."""
+        link is watched): then its word counts, whatever it is; but not of a model that is gone."""
         silent = served.walk.silent if served.has_walked else None
-        if silent is None:
+        if silent is None or failure.code is Code.NOT_FOUND:
             served.finish(
                 _for_callers(failure) if served.hops.intent is Intent.ANY else failure, metadata
             )
             return
-        log.info("a call waits for a silent daemon", model=served.model_id)
+        log.info("a call waits for a silent daemon", model=served.model_id, failure=failure.message)
         served.walk.silent, served.walk.asked = None, silent
         silent.superseded = False
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelmesh.domain.fleet import Hops, Intent
-from modelmesh.errors import Code, Failure, Fault, MeshError, Reason
+from modelmesh.errors import Code, Failure, Fault, MeshError, Reason, not_found
 from modelmesh.simulation.clock import run
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.kinds import V1_PREDICT
@@ -245,6 +245,18 @@ async def test_who_fell_silent_is_asked_again_once_it_answers_and_nobody_else_wi
     assert one.peers.sent[0].given_up
 
 
+@member("a", "b")
+async def test_for_a_model_that_is_gone_nobody_waits_who_fell_silent_with_it(one: OfMany) -> None:
+    """Seed 3164: whoever called it by a vmodel's name is to be told at once, and asks anew."""
+    await one.register("m", loaded=["a"])
+    one.record = replace(ROOM, loading=50)
+    reply = one.ask("m")
+    one.peers.suspect("a")
+    one.peers.sent[1].fail(not_found().failure)
+    assert failure_of(reply).code is Code.NOT_FOUND
+    assert one.peers.sent[0].given_up
+
+
 @member("a")
 async def test_a_call_of_which_something_was_answered_is_not_repeated(one: OfMany) -> None:
     await one.register("m", loaded=["a"])
@@ -346,6 +358,20 @@ async def test_who_waits_in_vain_for_a_claim_goes_to_the_winner(one: OfMany) -> 
     await until(lambda: len(one.peers.sent) == 1)
     assert asked(one) == [("a", Intent.HIT)]
     one.peers.sent[0].answer(b"from a")
+    assert await answered(reply) == b"from a"
+
+
+@member("a")
+async def test_the_winner_of_a_claim_is_asked_though_he_refused_before(one: OfMany) -> None:
+    """Seed 7256: when he refused he still saw the copy of one who is silent to us."""
+    await one.register("m")
+    one.record = replace(ROOM, loading=50)
+    reply = one.ask("m")
+    one.peers.sent[0].fail(NOT_HERE)
+    await one.models.update("m", lambda record: record.claimed("a", one.wall_ms()))
+    await until(lambda: len(one.peers.sent) == 2 or reply.future.done())
+    assert asked(one) == [("a", Intent.LOAD), ("a", Intent.HIT)]
+    one.peers.sent[1].answer(b"from a")
     assert await answered(reply) == b"from a"
 
 
