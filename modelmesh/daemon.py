@@ -194,6 +194,7 @@ class Daemon:
     async def hand_over(self, bound_s: float) -> None:
         """Load nothing new; serve what is loaded until others have it, within the bound."""
         self.instance.draining = True
+        self.parts.loader.leave_off()
         if self.member is not None:
             await self.member.hand_over(bound_s)
 

@@ -43,7 +43,7 @@ class Flight:
     waiters: dict[Waiter, None] = field(default_factory=dict)  # in the order of their coming
     task: asyncio.Task[None] | None = None
     begun: bool = False
-    dropped: bool = False
+    dropped: Failure | None = None  # why it ends early
 
     @property
     def wanted(self) -> bool:

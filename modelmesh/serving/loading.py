@@ -301,7 +301,7 @@ class Loader:
     def _abandon(self, flight: Flight) -> None:
         """The flight was dropped or the daemon closes: whoever still waits is told."""
         self._unclaim(flight)
-        self._end(flight, _UNREGISTERED if flight.dropped else _CLOSING)
+        self._end(flight, flight.dropped or _CLOSING)
         if flight.begun or not flight.dropped:
             self._clear(flight.model_id, self._clock())
 
@@ -326,10 +326,10 @@ class Loader:
             else:
                 waiter.failed(failure)
 
-    def _drop(self, flight: Flight) -> None:
+    def _drop(self, flight: Flight, why: Failure = _UNREGISTERED) -> None:
         """End a flight early. What it holds goes back at once, so that no later decision of the
         cache is taken for its successor's; a load that the runtime has begun ends first."""
-        flight.dropped = True
+        flight.dropped = why
         if flight.task is not None:
             flight.task.cancel()
         if not flight.begun:
@@ -447,6 +447,12 @@ class Loader:
             self.carry_out(self._copies.lost(model_id, self._clock()))
             spawn(self._storage.release(model_id), f"release {model_id}")
             self.unload_ended(model_id, None)
+
+    def leave_off(self) -> None:
+        """This daemon leaves: no copy goes any more for what would load with nobody waiting."""
+        for flight in list(self._flights.values()):
+            if flight.background and not (flight.begun or flight.dropped):
+                self._drop(flight, _CLOSING)
 
     async def close(self) -> None:
         """End every flight; whoever waits is told to try elsewhere."""

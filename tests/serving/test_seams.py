@@ -241,6 +241,26 @@ async def test_a_request_that_joins_a_background_load_takes_it_to_the_front() ->
     assert one.runtime.loads == ["busy", "wanted", "later"]
 
 
+async def test_who_leaves_loads_nothing_more_that_nobody_waits_for() -> None:
+    """Seeds 3652 and 7035: for such a load a copy went that nobody else had yet."""
+    one = One()
+    one.runtime.at_once = False
+    one.loader.open(load_concurrency=1)
+    await one.register("busy", "later", "wanted")
+    one.ask("busy")
+    await until(lambda: "busy" in one.runtime.gates)
+    one.ask("wanted")
+    await one.management.ensure_loaded("later", 0, sync=False)
+    await until(lambda: one.loader.queued == 2)
+    one.loader.leave_off()
+    for name in ("busy", "wanted"):
+        await until(lambda name=name: name in one.runtime.gates)  # type: ignore[misc]
+        one.runtime.gates[name].set_result(None)
+    await until(lambda: one.copies.is_loaded("wanted"))
+    assert one.loader.under_way == 0
+    assert one.runtime.loads == ["busy", "wanted"]
+
+
 async def test_a_later_use_is_written_to_the_record() -> None:
     one = One()
     await one.register("m")
