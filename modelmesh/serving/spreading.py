@@ -4,6 +4,7 @@ Placement says where; that instance is asked to claim and load it, and may refus
 next one is asked, a few times.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -15,6 +16,9 @@ from modelmesh.serving.remote import Remote
 from modelmesh.serving.view import FleetView
 
 ATTEMPTS: Final = 3
+# How long what a daemon says of its copies may be under way (its words go out 20 times a second).
+_ARRIVED_S: Final = 1.0
+_LOOK_S: Final = 0.01
 
 
 class Spreading:
@@ -47,6 +51,8 @@ class Spreading:
         that was asked would not. Never this instance, nor one of `avoid`.
         """
         await self._settle()
+        if sync:
+            await self._arrived(model_id)
         view, tried, last = self._view, [self._view.me, *avoid], None
         for _ in range(ATTEMPTS):
             record = view.record(model_id)
@@ -79,6 +85,20 @@ class Spreading:
         if last is not None:
             raise last
         return ""
+
+    async def _arrived(self, model_id: str) -> None:
+        """Wait (bounded) for the word of a copy that was made elsewhere just now: as long as it
+        seems to be coming nobody may claim a further one."""
+        view, end = self._view, self._clock() + _ARRIVED_S
+        while self._clock() < end:
+            record = view.record(model_id)
+            if record is None or not any(
+                view.counts(model_id, each)
+                for each in record.instance_ids
+                if each not in record.loaded_in
+            ):
+                return
+            await asyncio.sleep(_LOOK_S)
 
     def held_elsewhere(self, model_id: str) -> bool:
         """Whether another instance that stays and answers has a loaded copy."""

@@ -1,5 +1,6 @@
 """One more copy, somewhere else: asked for, refused, asked of the next one, and no further."""
 
+import asyncio
 import json
 
 import pytest
@@ -40,6 +41,36 @@ def test_somebody_else_is_asked_to_load_it_though_it_is_loaded_here() -> None:
         assert json.loads(bytes(sent.call.body)) == {"further": True, "sync": True}
         assert sent.call.deadline == one.clock() + 30
         assert one.known("m").loaded_in.keys() == {ME}, "ours was said before"
+        await one.close()
+
+    run(main())
+
+
+def test_a_copy_that_was_just_made_is_waited_for_before_the_next_one_is_asked_for() -> None:
+    """Else its claim would still forbid any other."""
+
+    async def main() -> None:
+        one = await holding("a", "b")
+        one.peers.answers = loaded
+        await one.models.update("m", lambda r: r.claimed("a", one.wall_ms()))
+        asking = asyncio.create_task(one.spreading.another_copy("m", 30), name="ask")
+        await asyncio.sleep(0.2)
+        assert one.peers.sent == []
+        await one.models.update("m", lambda r: r.loaded("a", one.wall_ms()))
+        assert await asking == "b"
+        await one.close()
+
+    run(main())
+
+
+def test_a_copy_that_does_not_arrive_is_not_waited_for_long() -> None:
+    async def main() -> None:
+        one = await holding("a", "b")
+        one.peers.answers = loaded
+        await one.models.update("m", lambda r: r.claimed("a", one.wall_ms()))
+        began = one.clock()
+        assert await one.spreading.another_copy("m", 30) == "b"
+        assert one.clock() - began < 5
         await one.close()
 
     run(main())
