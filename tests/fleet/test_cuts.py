@@ -93,8 +93,10 @@ def test_from_all_peers(how: str, fleet: Fleet) -> None:
 def test_from_one_peer(fleet: Fleet) -> None:
     """a does not reach b, c does: what a cannot have from b it loads, or asks c for."""
     link = fleet.peer_links["b"]
-    comes_true(lambda: set(link.sources) >= {"a", "c"})
     sole = next(each for each in MODELS if fleet.holders(each) == {"b"})
+    for name in "ac":
+        assert fleet[name].client.infer(sole)["model"] == sole
+    comes_true(lambda: set(link.sources) >= {"a", "c"})
     known = {name: len(fleet[name].said("peer does not answer", peer="b")) for name in "ac"}
     link.disturb(BLACKHOLE, source="a")
     with Traffic(fleet.targets, MODELS, rate=150) as traffic:
