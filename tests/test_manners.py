@@ -27,7 +27,6 @@ SLEEPS_IN_TESTS = {
     "tests/adapters/hostile.py": "a model that hangs",
     "tests/api/fakes.py": "looks at a condition until its bound",
     "tests/app/client.py": "looks at a condition until its bound",
-    "tests/faults/suspects.py": "models that hang",
     "tests/cli/fleets.py": "looks at a condition until its bound",
     "tests/fleet/proxy.py": "bytes that are late on purpose",
     "tests/fleet/traffic.py": "the pace of a stream of requests, and a client's pause when refused",
