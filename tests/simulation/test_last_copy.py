@@ -5,8 +5,8 @@ import asyncio
 from modelmesh.cache.decisions import State
 from modelmesh.serving.fleet_management import FleetManagement
 from modelmesh.serving.keeping import LEAVE_S
-from modelmesh.simulation.store import LATENCY_S
 from modelmesh.simulation.world import World
+from tests.peers.worlds import until
 from tests.simulation.test_rounds import holders, key
 from tests.simulation.test_world import fleet
 
@@ -90,9 +90,7 @@ def test_eviction_soon_goes_on_without_a_store_that_falls_silent() -> None:
         await full(world)
         copies = world.pods["a"].daemon.parts.copies
         loading = asyncio.create_task(load(world, "a", "new a"), name="load")
-        async with asyncio.timeout(1):
-            while copies.state("shared") is not State.UNLOADING:
-                await asyncio.sleep(LATENCY_S / 4)
+        await until(lambda: copies.state("shared") is State.UNLOADING)
         cut_off(world)
         begun = world.loop.time()
         assert await loading
