@@ -127,7 +127,8 @@ class Settings:
         "files up to this size start in a shared host",
         "tests/app/test_settings_runtime.py::test_shared_file_bytes")
     set_aside_s: float = _s(0.25, "MM_SET_ASIDE_MS", "seconds",
-        "a shared host busy with one entry for longer loses its other models (variable in ms)",
+        "a shared host busy with one entry for longer loses its other models; time for which the"
+        " machine had no CPU for it does not count (variable in ms)",
         "tests/app/test_settings_runtime.py::test_set_aside")
     quarantine_crashes: int = _s(3, "MM_QUARANTINE_CRASHES", "crashes",
         "so many hosts lost within the failure expiry put a model into quarantine",

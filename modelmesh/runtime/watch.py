@@ -10,6 +10,7 @@ same.
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from time import monotonic
 from typing import Final
 
@@ -24,6 +25,14 @@ from modelmesh.wire import kinds
 from modelmesh.wire.journal import JournalEntry
 
 LOOK_S: Final = 0.05
+
+
+class Verdict(Enum):
+    """What comes of an entry that takes its time."""
+
+    GOES_ON = "goes on"
+    KEEPS = "keeps"  # its host, which the others leave
+    ENDS = "ends"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,17 @@ class Patience:
     def silence_limit_s(self, suspects: Iterable[Ran]) -> float:
         """The timeout of whatever a silent host may be running."""
         return max(map(self.limit_s, suspects), default=self.predict_timeout_s)
+
+    def verdict(
+        self, what: Ran | None, held_s: float, starved_s: float, *, shared: bool
+    ) -> Verdict:
+        """`held_s`: for how long it has had its host; `starved_s`: for how much of that the machine
+        had no CPU, which is held against no model. Timeouts count it: callers wait all the same.
+        """
+        if held_s > self.limit_s(what):
+            return Verdict.ENDS
+        stalls = shared and held_s - starved_s > self.set_aside_s
+        return Verdict.KEEPS if stalls else Verdict.GOES_ON
 
 
 class Watch:
@@ -103,12 +123,13 @@ class Watch:
             host.condemn(Doom.SILENCE, limit_s)
 
     def _act(self, host: Host, entry: JournalEntry, held_s: float) -> None:
-        limit_s = self._patience.limit_s(host.what(entry))
-        if held_s > limit_s:
-            host.condemn(Doom.TIMEOUT, limit_s)
-        elif host.tier is Tier.SHARED and held_s - host.starved_s() > self._patience.set_aside_s:
-            if self._room_for(host):
-                why = f"held a shared host for {held_s * 1e3:.0f} ms"
-                self._aftermath.keep_for_running(self._pool, host, entry, why)
-            else:
-                host.condemn(Doom.NO_ROOM)
+        what, shared = host.what(entry), host.tier is Tier.SHARED
+        starved_s = host.starved_s() if shared else 0.0
+        verdict = self._patience.verdict(what, held_s, starved_s, shared=shared)
+        if verdict is Verdict.ENDS:
+            host.condemn(Doom.TIMEOUT, self._patience.limit_s(what))
+        elif verdict is Verdict.KEEPS and self._room_for(host):
+            why = f"held a shared host for {held_s * 1e3:.0f} ms"
+            self._aftermath.keep_for_running(self._pool, host, entry, why)
+        elif verdict is Verdict.KEEPS:
+            host.condemn(Doom.NO_ROOM)
