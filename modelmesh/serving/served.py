@@ -33,16 +33,20 @@ class Asked(Protocol):
 class Walk:
     """What a call has behind it that was not answered where it came in.
 
-    `tried`: instances that refused or failed it. `attempt`: how often it was handed on or waited
-    for in vain. `resent`: it was sent again after a daemon vanished or fell silent with it.
-    `failure`: what the last of them said, if it says something of the model or of room. `asked`:
-    at whom it is now; `silent`: at whom it was before, and may be still.
+    `tried`: instances that refused or failed it; `refused`: those of them that only had no copy.
+    `attempt`: how often it was handed on or waited for in vain. `resent`: it was sent again after a
+    daemon vanished or fell silent with it. `failure`: what the last of them said, if it says
+    something of the model or of room. `asked`: at whom it is now; `silent`: at whom it was before,
+    and may be still.
     """
 
-    __slots__ = ("asked", "asked_store", "attempt", "failure", "resent", "silent", "tried")
+    __slots__ = (
+        "asked", "asked_store", "attempt", "failure", "refused", "resent", "silent", "tried",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.tried: list[str] = []
+        self.refused: list[str] = []
         self.attempt = 0
         self.asked_store = False
         self.resent = False

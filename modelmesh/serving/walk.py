@@ -109,10 +109,10 @@ class Others:
 
     def _claimed_elsewhere(self, served: Served) -> None:
         """Whoever has claimed the model has it by now, though he may have refused it before."""
-        record = self._view.record(served.model_id)
+        record, walk = self._view.record(served.model_id), served.walk
         if record is not None:
-            walk = served.walk
-            walk.tried[:] = [each for each in walk.tried if each not in record.instance_ids]
+            won = {each for each in walk.refused if each in record.instance_ids}
+            walk.tried[:] = [each for each in walk.tried if each not in won]
 
     def rejected(self, served: Served, failure: Failure) -> None:
         """What was wrong at the last one asked says more than that nobody is left."""
@@ -152,6 +152,7 @@ class Others:
             spawn(self._after_break(served, peer_id), f"ask whether {peer_id} answers")
             return
         if failure.reason is Reason.NOT_HERE:
+            walk.refused.append(peer_id)
             if answer.intent is Intent.HIT:
                 self._view.note_refused(served.model_id, peer_id)
         else:

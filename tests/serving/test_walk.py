@@ -376,6 +376,18 @@ async def test_the_winner_of_a_claim_is_asked_though_he_refused_before(one: OfMa
 
 
 @member("a")
+async def test_who_failed_to_load_it_is_not_taken_for_the_winner(one: OfMany) -> None:
+    """Seed 815: the record shows his claim until he has said that he failed."""
+    await one.register("m")
+    one.record = replace(ROOM, loading=50)
+    reply = one.ask("m")
+    await one.models.update("m", lambda record: record.claimed("a", one.wall_ms()))
+    one.peers.sent[0].fail(LOAD_FAILED)
+    await until(lambda: len(one.peers.sent) == 2 or reply.future.done())
+    assert asked(one) == [("a", Intent.LOAD)]
+
+
+@member("a")
 async def test_who_waits_in_vain_here_is_helped_elsewhere(one: OfMany) -> None:
     await one.register("m")
     one.runtime.failing.add("m")
