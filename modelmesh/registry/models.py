@@ -68,7 +68,9 @@ class Models:
     def __init__(self, store: TabledStore, decoded_records: int = DECODED_RECORDS) -> None:
         self._store = store
         self._table = store.table(MODELS)
-        self._decoded: LRUCache[str, tuple[int, bytes, ModelRecord]] = LRUCache(decoded_records)
+        self._decoded: LRUCache[str, tuple[int, bytes, ModelRecord | Failure]] = LRUCache(
+            decoded_records
+        )
         self._singles: Gathering[Named, Registration | Failure] = Gathering(
             self.register_many, BULK_MODELS, "register models"
         )
@@ -87,16 +89,18 @@ class Models:
             return None
         known = self._decoded.get(model_id)
         # After a restore a revision may come again, with another value.
-        if known is not None and known[0] == entry.mod_revision and known[1] is entry.value:
-            return known[2]
-        record = _decode(model_id, entry)
-        self._decoded[model_id] = (entry.mod_revision, entry.value, record)
-        return record
+        if known is None or known[0] != entry.mod_revision or known[1] is not entry.value:
+            known = entry.mod_revision, entry.value, _decode(model_id, entry)
+            self._decoded[model_id] = known
+        decoded = known[2]
+        if isinstance(decoded, Failure):  # not by `_record`: each call asks several times
+            raise MeshError(decoded)
+        return decoded
 
     def peek(self, model_id: str) -> ModelRecord | None:
         """As `get`, for whoever reads them all: it is not remembered."""
         entry = self._table.get(model_id)
-        return None if entry is None else _decode(model_id, entry)
+        return None if entry is None else _record(_decode(model_id, entry))
 
     def names(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Ids that start with `prefix` and sort after `after`, in order."""
@@ -171,7 +175,7 @@ class Models:
         for _ in range(ATTEMPTS):
             if entry is None:
                 return None
-            before = _decode(model_id, entry)
+            before = _record(_decode(model_id, entry))
             after = change(before)
             if after == before:
                 return before
@@ -262,27 +266,30 @@ def _bulks(
         yield bulk
 
 
-def _decode(model_id: str, entry: Entry) -> ModelRecord:
+def _decode(model_id: str, entry: Entry) -> ModelRecord | Failure:
     try:
         return ModelRecord.from_json(entry.value)
     except ValueError as error:
         message = f"the record of model {model_id} cannot be read: {error}"
-        raise MeshError(Failure(Code.DATA_LOSS, message, fault=Fault.STORE)) from error
+        return Failure(Code.DATA_LOSS, message, fault=Fault.STORE)
+
+
+def _record(decoded: ModelRecord | Failure) -> ModelRecord:
+    if isinstance(decoded, Failure):
+        raise MeshError(decoded)
+    return decoded
 
 
 def _compare(item: _Item, entry: Entry) -> Registration | Failure:
-    try:
-        existing = _decode(item.model_id, entry)
-    except MeshError as error:
-        return error.failure
+    existing = _decode(item.model_id, entry)
+    if isinstance(existing, Failure):
+        return existing
     return Registration.SAME if existing.same_model(item.record) else Registration.DIFFERENT
 
 
 def _references(model_id: str, entry: Entry) -> int:
-    try:
-        return _decode(model_id, entry).refs
-    except MeshError:
-        return 0
+    decoded = _decode(model_id, entry)
+    return 0 if isinstance(decoded, Failure) else decoded.refs
 
 
 def _unusable(model_id: str) -> Failure | None:
