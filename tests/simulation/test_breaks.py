@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from modelmesh.simulation.world import World
-from tests.simulation.test_found import only_holder
-from tests.simulation.test_world import fleet, key
+from tests.simulation.test_world import fleet, key, one_copy
 
 
 @pytest.mark.parametrize("breaks", [1, 2, 3])
@@ -15,10 +14,7 @@ def test_the_question_whether_its_daemon_lives_may_break_as_well(breaks: int) ->
     could load the model elsewhere."""
 
     async def scenario(world: World) -> None:
-        await world.register("a", ("m", ""))
-        assert await world.ask("m", "a") == b"m"
-        holder = only_holder(world, "m")
-        other = "b" if holder == "a" else "a"
+        holder, (other, _) = await one_copy(world)
         assert await world.ask("m", other) == b"m"
         world.network.cut_answers(f"{holder}:1", f"{other}:1", breaks)
         assert await world.ask("m", other) == b"m"
@@ -30,10 +26,7 @@ def test_the_question_whether_its_daemon_lives_may_break_as_well(breaks: int) ->
 
 def test_all_calls_that_a_connection_takes_along_are_answered() -> None:
     async def scenario(world: World) -> None:
-        await world.register("a", ("m", key(predict_s=0.2)))
-        assert await world.ask("m", "a") == b"m"
-        holder = only_holder(world, "m")
-        others = [name for name in world.pods if name != holder]
+        holder, others = await one_copy(world, key(predict_s=0.2))
         calls = [asyncio.create_task(world.ask("m", others[n % 2]), name="ask") for n in range(20)]
         await asyncio.sleep(0.1)
         for other in others:

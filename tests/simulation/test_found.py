@@ -6,20 +6,12 @@ The seeds that found them stand in docs/track-record.md.
 import asyncio
 
 from modelmesh.simulation.world import World
-from tests.simulation.test_world import fleet, key
-
-
-def only_holder(world: World, model_id: str) -> str:
-    (holder,) = [name for name, pod in world.pods.items() if model_id in pod.runtime.resident]
-    return holder
+from tests.simulation.test_world import fleet, key, one_copy
 
 
 def test_a_call_that_is_answered_elsewhere_waits_no_longer_for_a_load_here() -> None:
     async def scenario(world: World) -> None:
-        await world.register("a", ("m", key(load_s=2.0, predict_s=0.5)))
-        assert await world.ask("m", "a") == b"m"
-        holder = only_holder(world, "m")
-        other = "b" if holder == "a" else "a"
+        holder, (other,) = await one_copy(world, key(load_s=2.0, predict_s=0.5))
         asked = asyncio.create_task(world.ask("m", other), name="ask")
         await asyncio.sleep(0.1)
         world.pause(holder)
@@ -36,10 +28,7 @@ def test_a_call_that_is_answered_elsewhere_waits_no_longer_for_a_load_here() -> 
 
 def test_a_connection_that_breaks_is_made_anew_where_nobody_else_has_the_model() -> None:
     async def scenario(world: World) -> None:
-        await world.register("a", ("m", ""))
-        assert await world.ask("m", "a") == b"m"
-        holder = only_holder(world, "m")
-        other = "b" if holder == "a" else "a"
+        holder, (other, _) = await one_copy(world)
         assert await world.ask("m", other) == b"m"
         world.network.cut_answers(f"{holder}:1", f"{other}:1")
         assert await world.ask("m", other) == b"m"
@@ -52,10 +41,7 @@ def test_a_daemon_that_leaves_while_the_store_is_away_loses_no_call() -> None:
     """It takes seconds to give up saying goodbye to the store: by then its port is closed."""
 
     async def scenario(world: World) -> None:
-        await world.register("a", ("m", key(predict_s=0.5)))
-        assert await world.ask("m", "a") == b"m"
-        leaves = only_holder(world, "m")
-        others = [name for name in world.pods if name != leaves]
+        leaves, others = await one_copy(world, key(predict_s=0.5))
         for link in world.shared.links:
             link.cut()
         began_s = world.loop.time()

@@ -26,6 +26,14 @@ def key(**behaviour: object) -> str:
     return json.dumps(behaviour)
 
 
+async def one_copy(world: World, model_key: str = "") -> tuple[str, list[str]]:
+    """Have "m" loaded by somebody: who holds it, and the others."""
+    await world.register("a", ("m", model_key))
+    assert await world.ask("m", "a") == b"m"
+    (holder,) = [name for name, pod in world.pods.items() if "m" in pod.runtime.resident]
+    return holder, [name for name in world.pods if name != holder]
+
+
 def test_any_daemon_takes_any_request() -> None:
     async def scenario(world: World) -> None:
         await world.register("a", *((f"m{n}", "") for n in range(9)))
