@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from modelmesh.registry.gathering import Gathering
+from modelmesh.registry.gathering import LONGEST_WAIT_S, Gathering
+from tests.registry.faulty import elapse
+from tests.registry.mirrors import virtual
 
 MOST = 4
 
@@ -104,3 +106,71 @@ def test_who_leaves_while_waiting_is_not_written_and_who_leaves_a_write_does_not
                 await left
 
     asyncio.run(scenario())
+
+
+async def answered(book: Book, *items: int, took_s: float) -> None:
+    """These go together, and the write takes so long."""
+    book.gate.clear()
+    callers = book.put(*items)
+    await turns()
+    await elapse(took_s)
+    book.gate.set()
+    await asyncio.gather(*callers)
+
+
+@virtual
+async def test_the_next_write_waits_until_as_many_have_come_as_were_answered() -> None:
+    book = Book()
+    await answered(book, 1, 2, took_s=0.005)
+    others = book.put(3)
+    await turns()
+    assert book.batches == [[1, 2]]
+    others += book.put(4)
+    await asyncio.gather(*others)
+    assert book.batches == [[1, 2], [3, 4]]
+
+
+@virtual
+async def test_it_waits_no_longer_than_twice_what_the_last_one_took() -> None:
+    book = Book()
+    await answered(book, 1, 2, took_s=0.004)
+    other = book.put(3)
+    await elapse(0.007)
+    assert book.batches == [[1, 2]]
+    await elapse(0.002)
+    assert book.batches == [[1, 2], [3]]
+    await asyncio.gather(*other)
+
+
+@virtual
+async def test_after_a_slow_write_it_waits_for_a_moment_only() -> None:
+    book = Book()
+    await answered(book, 1, 2, took_s=5.0)
+    other = book.put(3)
+    await elapse(LONGEST_WAIT_S / 2)
+    assert book.batches == [[1, 2]]
+    await elapse(LONGEST_WAIT_S)
+    assert book.batches == [[1, 2], [3]]
+    await asyncio.gather(*other)
+
+
+@virtual
+async def test_after_one_alone_nobody_is_waited_for() -> None:
+    book = Book()
+    await answered(book, 1, took_s=0.005)
+    await asyncio.gather(*book.put(2))
+    assert book.batches == [[1], [2]]
+
+
+@virtual
+async def test_who_fills_a_write_is_not_kept_waiting() -> None:
+    book = Book()
+    book.gate.clear()
+    first = book.put(1, 2, 3)
+    await turns()
+    await elapse(0.005)
+    others = book.put(*range(4, 4 + MOST))
+    await turns()
+    book.gate.set()
+    await asyncio.gather(*first, *others)
+    assert book.batches == [[1, 2, 3], [4, 5, 6, 7]]
