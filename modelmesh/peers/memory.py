@@ -53,7 +53,7 @@ class MemoryNetwork:
         self._slow: dict[tuple[str, str], tuple[float, float]] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._paused: dict[str, list[Act]] = {}  # and what it will find when it wakes
-        self._cut_answers: Counter[tuple[str, str]] = Counter()
+        self._cut_answers: dict[tuple[str, str], float] = {}  # how many still
 
     # --- what daemons do
 
@@ -135,9 +135,13 @@ class MemoryNetwork:
                 self.struck["freeze"] += 1
                 connection.forth.frozen = connection.back.frozen = True
 
-    def cut_answers(self, source: str, target: str, count: int = 1) -> None:
+    def cut_answers(self, source: str, target: str, count: float = 1) -> None:
         """The next answers that `source` gives to `target` break their connection instead."""
-        self._cut_answers[source, target] += count
+        self._cut_answers[source, target] = self._cut_answers.get((source, target), 0) + count
+
+    def pass_answers(self, source: str, target: str) -> None:
+        """No more of them do."""
+        self._cut_answers.pop((source, target), None)
 
     def crash(self, address: str) -> None:
         """The daemon is dead: nobody listens, its connections break, it hears no answer."""
@@ -174,7 +178,7 @@ class MemoryNetwork:
         return delay_s + jitter_s * self._rng.random() if jitter_s else delay_s
 
     def answer_is_cut(self, source: str, target: str) -> bool:
-        if not self._cut_answers[source, target]:
+        if not self._cut_answers.get((source, target)):
             return False
         self._cut_answers[source, target] -= 1
         self.struck["cut_answers"] += 1

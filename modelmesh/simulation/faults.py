@@ -178,7 +178,7 @@ async def _partition(sky: Sky, fault: Fault) -> None:
 
 
 async def _breaks(sky: Sky, fault: Fault) -> None:
-    """Connections break, die silently, or swallow the next answer."""
+    """Connections break, die silently, or break with the next answer or with every one."""
     pod = sky.one(fault)
     other = sky.other(fault, pod) if pod is not None else None
     if pod is None or other is None:
@@ -194,9 +194,9 @@ async def _breaks(sky: Sky, fault: Fault) -> None:
             await asyncio.sleep(fault.lasts_s)
             network.cut(pod.address, other.address)  # what nobody has used since is dead still
         else:
-            network.cut_answers(pod.address, other.address)
+            network.cut_answers(pod.address, other.address, 1 if fault.share < 5 / 6 else inf)
             await asyncio.sleep(fault.lasts_s)
-            network._cut_answers[pod.address, other.address] = 0  # it was not in anybody's way
+            network.pass_answers(pod.address, other.address)
     after = network.struck["cut"] + network.struck["freeze"] + network.struck["cut_answers"]
     sky.world.struck[f"connection {kind}"] += after > before
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Any
 
 import pytest
@@ -77,6 +78,17 @@ async def test_an_answer_that_is_cut_was_executed(network: MemoryNetwork) -> Non
     failure = await send(link).failure()
     assert (failure.code, failure.executed) == (Code.UNAVAILABLE, True)
     assert (len(place.seen), network.struck["cut_answers"]) == (1, 1)
+    assert await send(link, b"x").body() == b"x"
+
+
+@simulated
+async def test_answers_are_cut_until_they_may_pass(network: MemoryNetwork) -> None:
+    place, link = Place(network, "b"), network.link("a", "b")
+    network.cut_answers("b", "a", inf)
+    for _ in range(3):
+        assert (await send(link).failure()).executed
+    assert (len(place.seen), network.struck["cut_answers"]) == (3, 3)
+    network.pass_answers("b", "a")
     assert await send(link, b"x").body() == b"x"
 
 
