@@ -206,15 +206,7 @@ class FleetManagement(Management):
         try:
             await self._somewhere(model_id, sync, balanced)
         except MeshError as error:
-            status = await self.status(model_id)
-            if (
-                status.state in (State.LOADED, State.LOADING)
-                or error.failure.message in status.errors
-            ):
-                return status
-            return ModelStatus(
-                State.LOADING_FAILED, (error.failure.message, *status.errors), status.copies
-            )
+            return _as_it_ended(await self.status(model_id), error.failure)
         return await self.status(model_id)
 
     async def load(self, model_id: str) -> None:
@@ -341,6 +333,16 @@ def _health(peer: Peer) -> Health:
     if not peer.reachable:
         return Health.UNREACHABLE
     return Health.SUSPECT if peer.suspect else Health.ANSWERS
+
+
+def _as_it_ended(status: ModelStatus, failure: Failure) -> ModelStatus:
+    """The status of what could not be loaded just now. The table may still show loads as coming
+    that have failed by now: what is wrong with the model is believed."""
+    coming = status.state is State.LOADING and failure.fault is not Fault.MODEL
+    if status.state is State.LOADED or coming:
+        return status
+    said = () if failure.message in status.errors else (failure.message,)
+    return ModelStatus(State.LOADING_FAILED, (*said, *status.errors), status.copies)
 
 
 def _loaded_at(record: ModelRecord | None, decision: Forward) -> bool:

@@ -179,6 +179,24 @@ def test_who_cannot_load_it_is_followed_by_others_and_the_last_word_is_told() ->
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("failure", "state"), [(LOAD_FAILED, State.LOADING_FAILED), (NO_SPACE, State.LOADING)]
+)
+def test_a_load_that_has_failed_is_not_told_to_be_coming(failure: Failure, state: State) -> None:
+    """The record shows the claim of who has failed until he has said so."""
+
+    async def main() -> None:
+        one = OfMany("a")
+        await one.register("m", coming=["a"])
+        one.peers.answers = lambda sent: sent.fail(failure)
+        one.view.draining = True
+        assert one.management.state("m") is State.LOADING
+        assert (await one.management.ensure_loaded("m", 0, sync=True)).state is state
+        await one.close()
+
+    run(main())
+
+
 def test_between_daemons_is_never_said_to_an_operator() -> None:
     async def main() -> None:
         one = OfMany("a")
