@@ -19,6 +19,7 @@ from cachetools import LRUCache
 
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, Fault, MeshError, invalid
+from modelmesh.observe.listeners import Listeners
 from modelmesh.observe.tasks import spawn, stop
 from modelmesh.registry.gathering import Gathering
 from modelmesh.registry.keyspace import COMMIT_BYTES, is_utf8, key_bytes
@@ -74,6 +75,9 @@ class Models:
         self._singles: Gathering[Named, Registration | Failure] = Gathering(
             self.register_many, BULK_MODELS, "register models"
         )
+        # One for all listeners: what it means is found out once an event, and not once for each.
+        self._listeners = Listeners[list[ModelChange]]("models")
+        self._table.subscribe(self._tell)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -108,7 +112,7 @@ class Models:
 
     def subscribe(self, listener: Callable[[list[ModelChange]], None]) -> Callable[[], None]:
         """Be told of every change after it is visible; returns the way to stop."""
-        return self._table.subscribe(lambda events: listener([_change(each) for each in events]))
+        return self._listeners.subscribe(listener)
 
     async def register(self, model_id: str, record: ModelRecord) -> Registration:
         """Add the model if it is new. An existing one is compared and left as it is."""
@@ -194,6 +198,10 @@ class Models:
             return record.used_at(last_used_ms) if newer else record
 
         return await self.update(model_id, later) is not None
+
+    def _tell(self, events: list[Event]) -> None:
+        if self._listeners:
+            self._listeners.tell([_change(each) for each in events])
 
     async def _register_bulk(self, items: list["_Item"]) -> dict[int, Registration | Failure]:
         """One commit for all that are new; those found to exist are compared and left out."""
