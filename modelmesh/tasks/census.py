@@ -15,7 +15,8 @@ from modelmesh.registry.tables import Table
 
 PERIOD_S: Final = 10.0
 _CHUNK: Final = 500
-_MARKS: Final = (b'"loadedIn"', b'"failedIn"')
+_LOADED: Final = b'"loadedIn"'
+_FAILED: Final = b'"failedIn"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Census:
 
     def _marked(self, model_id: str) -> ModelRecord | None:
         entry = self._table.get(model_id)
-        if entry is None or not any(mark in entry.value for mark in _MARKS):
+        if entry is None or not (_LOADED in entry.value or _FAILED in entry.value):
             return None
         try:
             return ModelRecord.from_json(entry.value)
