@@ -89,8 +89,14 @@ class FleetManagement(Management):
         here, record = await super().status(model_id), self._view.record(model_id)
         if record is None:  # or it cannot be read
             return here
-        copies = [copy for copy in here.copies if copy.state is not State.LOADING_FAILED]
-        copies += [copy for copy in self._copies_of(record) if copy.location != self._view.me]
+        recorded = {copy.location: copy for copy in self._copies_of(record)}
+        mine = recorded.pop(self._view.me, None)
+        copies = [
+            mine if mine is not None and mine.state is copy.state else copy
+            for copy in here.copies
+            if copy.state is not State.LOADING_FAILED
+        ]
+        copies += recorded.values()
         failed = [
             CopyStatus(each, State.LOADING_FAILED, at_ms)
             for each, at_ms in record.failed_in.items()

@@ -1,5 +1,6 @@
 """The models of a whole fleet from one of its daemons: where they are, loading them, letting go."""
 
+import asyncio
 import json
 from math import inf
 
@@ -13,7 +14,7 @@ from modelmesh.serving.remote import LOAD, UNLOAD, read
 from modelmesh.serving.status import State
 from modelmesh.simulation.clock import run
 from tests.serving.doors import LOAD_FAILED
-from tests.serving.fleet_of_many import OfMany, Sent, answered
+from tests.serving.fleet_of_many import ME, OfMany, Sent, answered
 
 NOT_HERE = Failure(Code.UNAVAILABLE, "not here", Fault.PEER, Reason.NOT_HERE)
 NO_SPACE = Failure(Code.UNAVAILABLE, "no room", Fault.CAPACITY, Reason.NO_SPACE)
@@ -39,6 +40,21 @@ def test_a_model_stands_where_its_record_says_as_far_as_those_exist() -> None:
         row = one.management.view("m")
         assert row is not None
         assert row.instances == ("a",)
+        await one.close()
+
+    run(main())
+
+
+def test_a_copy_here_is_told_with_the_time_that_the_others_tell() -> None:
+    async def main() -> None:
+        one = OfMany()
+        await one.register("m")
+        await one.management.ensure_loaded("m", 0, sync=True)
+        await one.records.flush(5)
+        await asyncio.sleep(60)
+        await answered(one.ask("m"))
+        (copy,) = (await one.management.status("m")).copies
+        assert copy.time_ms == one.known("m").loaded_in[ME]
         await one.close()
 
     run(main())
