@@ -163,6 +163,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
 def test_one_that_never_starts_ends_the_fleet_with_its_last_words(tmp_path: Path) -> None:
     with fleet(tmp_path / "d", environment={"FAKE_BROKEN": "b"}) as up:
         assert up.process.wait(60) == 1
+        assert "b ended with status 3 (no such thing); it is started again" in up.said
         assert "b does not start: " in up.said
         assert "no such thing" in up.said
         assert f"see {up.folder / 'b.log'}" in up.said

@@ -89,7 +89,8 @@ class Kept:
             await tasks.stop(asked)
         self.failed_starts = 0 if self.ready else self.failed_starts + 1
         self.ready = False
-        return restarts.how(status)
+        said = self.last_words(1) if self.failed_starts else ""
+        return restarts.how(status) + (f" ({said})" if said else "")
 
     async def _start(self) -> Process:
         with self.child.log.open("ab") as log:
