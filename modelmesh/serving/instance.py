@@ -184,6 +184,8 @@ class Instance:
     def _serve_waiting(self, served: Served) -> None:
         now = self._clock()
         served.waiter = None
+        if served.gone:  # it left while others of the same load were answered
+            return
         self._metrics.cache_miss_ms.observe((now - served.started) * 1000)
         self._serve(served, now)
 

@@ -57,3 +57,22 @@ def test_a_daemon_that_leaves_while_the_store_is_away_loses_no_call() -> None:
             link.mend()
 
     fleet(scenario)
+
+
+def test_who_leaves_while_others_of_the_same_load_are_answered_holds_nothing() -> None:
+    """The first answer breaks the connection by which all the others came."""
+
+    async def scenario(world: World) -> None:
+        await world.register("a", ("m", key(load_s=0.2)))
+        first = asyncio.create_task(world.ask("m", "a"), name="ask")
+        await asyncio.sleep(0.1)
+        (holder,) = [name for name, pod in world.pods.items() if "m" in pod.runtime.loading]
+        other = "b" if holder == "a" else "a"
+        calls = [asyncio.create_task(world.ask("m", other), name="ask") for _ in range(3)]
+        await asyncio.sleep(0.05)
+        world.network.cut_answers(f"{holder}:1", f"{other}:1")
+        assert await asyncio.gather(first, *calls) == [b"m"] * 4
+        assert world.network.struck["cut_answers"] == 1
+        assert world.pods[holder].daemon.parts.copies.ledger.in_use_bytes == 0
+
+    fleet(scenario)
