@@ -206,6 +206,7 @@ def test_a_thread_that_crashes_late(moment: str, house: House) -> None:
     with house.disturbed(moves=True) as home:
         assert villain.lives_in() == home
         assert villain.acted_in == [home]
+        until(lambda: house.home() != home)  # it was set aside for the thread
         crash_now(home)
         ends(home)
         until(lambda: villain.state == "NOT_LOADED")

@@ -243,6 +243,10 @@ class Fleet:
             answer = self.any.admin.RegisterModels(request, timeout=CALL_S * 2)
             assert not any(result.error for result in answer.results), answer.results[0]
 
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """What all of them have said of it so far."""
+        return [line for member in self for line in member.said(event)]
+
     def loads(self, model_id: str = "") -> int:
         """How often the model (or any) was loaded, in the whole fleet."""
         return sum(member.loads(model_id) for member in self)

@@ -41,13 +41,20 @@ def test_a_hot_model_is_everywhere(etcd: EtcdServer, start_fleet: StartFleet) ->
 
 
 def test_500_requests_at_once_are_one_load(etcd: EtcdServer, start_fleet: StartFleet) -> None:
+    """But where the machine keeps a daemon still for half a second: then it is loaded elsewhere,
+    and rightly, so that shows nothing and is done again."""
     fleet = start_fleet(etcd, *ALL)
-    fleet.dummies("cold", size_bytes=1_000_000, load_s=1.0)
     clients = [member.client for member in fleet]
-    begun = [clients[n % 3].begin("cold", timeout_s=PATIENCE_S) for n in range(500)]
-    assert fleet.loads("cold") == 0, "it was loaded before all had asked"
-    assert {answer_of(each.result())["model"] for each in begun} == {"cold"}
-    assert fleet.loads("cold") == 1
+    for model in ("cold-1", "cold-2", "cold-3"):
+        silences = len(fleet.said("peer does not answer"))
+        fleet.dummies(model, size_bytes=1_000_000, load_s=1.0)
+        begun = [clients[n % 3].begin(model, timeout_s=PATIENCE_S) for n in range(500)]
+        assert fleet.loads(model) == 0, "it was loaded before all had asked"
+        assert {answer_of(each.result())["model"] for each in begun} == {model}
+        if len(fleet.said("peer does not answer")) == silences:
+            assert fleet.loads(model) == 1
+            return
+    pytest.fail("a daemon stood still each time")
 
 
 def test_50_cold_models_are_spread(etcd: EtcdServer, start_fleet: StartFleet) -> None:

@@ -221,7 +221,8 @@ async def test_a_model_that_forks_and_returns(scene: Scene, deed: str, on: str) 
 async def test_a_thread_that_crashes_late(scene: Scene, on: str) -> None:
     await scene.runtime.load(_hostile("crash_late", on))
     await ask(scene.runtime, "villain")
-    misdeeds.crash_now(scene.host_pid)
+    await until(lambda: scene.runtime.pids().get(NEIGHBOURS[0]) not in (None, scene.host_pid))
+    misdeeds.crash_now(scene.host_pid)  # in a host that was set aside for its thread
     await until(lambda: is_dead(scene.host_pid))
     await until(lambda: "villain" in scene.listener.lost)
     assert scene.listener.lost["villain"].reason is Reason.WORKER_CRASHED
