@@ -115,7 +115,7 @@ def allocate() -> None:
 def grow_late() -> None:
     """At the end of a call that is long enough to be weighed in its midst."""
     time.sleep(0.5)
-    KEPT.append(b"x" * (32 << 20))
+    KEPT.append(b"x" * (64 << 20))
 
 
 def print_much() -> None:
@@ -202,6 +202,8 @@ class HostileModel(Model):
             with open(self._parameters["log"], "a") as log:
                 log.write(f"{inputs.first[0]:.0f}\n")
         time.sleep(self._parameters.get("predict_s", 0))
+        while not Path(self._parameters.get("gate", "/")).exists():  # held until the test opens it
+            time.sleep(0.005)
         if not self._done:
             self._done = not self._parameters.get("always")
             DEEDS[self._parameters["do"]]()

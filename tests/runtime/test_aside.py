@@ -17,13 +17,19 @@ class Gate:
     def __init__(self) -> None:
         self._open = threading.Event()
         self._lock = threading.Lock()
+        self._entries = threading.Semaphore(0)
         self.entered = 0
 
     def __call__(self) -> str:
         with self._lock:
             self.entered += 1
+        self._entries.release()
         self._open.wait(20)
         return "done"
+
+    def hold_until_entered(self, count: int) -> None:
+        """The loop stands still until so many more are in it: nothing is late meanwhile."""
+        assert all(self._entries.acquire(timeout=20) for _ in range(count))
 
     def open(self) -> None:
         self._open.set()
@@ -66,6 +72,8 @@ async def test_so_many_run_so_many_wait_and_the_next_is_refused(aside: Aside, ga
 
 async def test_what_is_late_ends_but_a_thread_keeps_its_place(aside: Aside, gate: Gate) -> None:
     late = [begin(aside, gate, 0.05) for _ in range(3)]
+    await asyncio.sleep(0)
+    gate.hold_until_entered(2)
     assert {(await failure_of(each)).code for each in late} == {Code.DEADLINE_EXCEEDED}
     assert gate.entered == 2
     waits = begin(aside, gate)  # in the place of the one that never had a thread

@@ -203,7 +203,7 @@ async def _until_nothing_is_left(runtime: Runtime) -> None:
 
 async def _holds(caller: Caller) -> bool:
     try:
-        await client.model_size(caller, "m", monotonic() + 5)
+        await client.model_size(caller, "m", monotonic() + 30)
     except MeshError as error:
         if error.failure.code is Code.NOT_FOUND:
             return False

@@ -32,9 +32,9 @@ async def test_calls_that_were_taken_away_never_start(tmp_path: Path) -> None:
     await zygote.start()
     ended: list[Host] = []
     one = await host.spawn(zygote, 1, 0, lambda dead, _: ended.append(dead), lambda *told: None)
-    log = tmp_path / "log"
+    log, gate = tmp_path / "log", tmp_path / "gate"
     try:
-        await _load(one, "slow", predict_s=0.5)
+        await _load(one, "slow", gate=str(gate))
         await _load(one, "logged", log=str(log))
         slow = _begin(one, "slow", 0)
         await until(lambda: one.what(one.running()) == Ran(kinds.MODEL_INFER, "slow"))
@@ -42,6 +42,7 @@ async def test_calls_that_were_taken_away_never_start(tmp_path: Path) -> None:
         await asyncio.sleep(0)  # they leave with this turn of the loop
         assert one.what(one.shut()) == Ran(kinds.MODEL_INFER, "slow")
         later = _begin(one, "logged", 99)
+        gate.touch()
         await asyncio.gather(slow.future, later.future)
         assert log.read_text().split() == ["99"]
         assert not any(reply.future.done() for reply in taken)

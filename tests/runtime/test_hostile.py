@@ -20,7 +20,7 @@ from modelmesh.errors import Code, Failure, MeshError, Reason
 from modelmesh.runtime.door import LoadRequest
 from modelmesh.runtime.hosts import HostedRuntime
 from tests.runtime import misdeeds
-from tests.runtime.support import Listener, ask, begin, config, dummy
+from tests.runtime.support import QUICK_S, Listener, ask, begin, config, dummy
 from tests.runtime.waiting import is_dead, until
 
 NEIGHBOURS = [f"neighbour-{number}" for number in range(10)]
@@ -78,9 +78,17 @@ class Scene:
 
     async def moved(self) -> None:
         """The fault has bitten: the neighbours answer from another process."""
+        await until(lambda: self._homes().isdisjoint({self.host_pid, None}))
         await self.traffic.all_answer()
+
+    def _homes(self) -> set[int | None]:
+        """Where the neighbours live; None: one has no home until it is asked again."""
         pids = self.runtime.pids()
-        assert self.host_pid not in {pids[name] for name in NEIGHBOURS}
+        return {pids.get(name) for name in NEIGHBOURS}
+
+    def is_aside(self) -> bool:
+        """Whether the neighbours have been taken out of their first host."""
+        return self.host_pid not in self._homes()
 
 
 @asynccontextmanager
@@ -111,8 +119,17 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 @pytest.fixture
+async def watchful() -> AsyncIterator[Scene]:
+    """Sets a host aside after a quarter of a second."""
+    async with _scene(set_aside_s=QUICK_S) as made:
+        yield made
+
+
+@pytest.fixture
 async def hasty() -> AsyncIterator[Scene]:
-    async with _scene(load_timeout_s=1.5, predict_timeout_s=1.5) as made:
+    """Ends what takes a little longer than a machine ever stands still."""
+    limits = {"load_timeout_s": 2.5, "predict_timeout_s": 2.5}
+    async with _scene(set_aside_s=QUICK_S, **limits) as made:
         yield made
 
 
@@ -121,8 +138,9 @@ def _pickle(deed: str, folder: Path) -> LoadRequest:
     return LoadRequest("villain", "sklearn", str(path), "", path.stat().st_size)
 
 
-def _hostile(deed: str, on: str = "predict") -> LoadRequest:
-    return LoadRequest("villain", "hostile", "", json.dumps({"on": on, "do": deed}))
+def _hostile(deed: str, on: str = "predict", always: bool = False) -> LoadRequest:
+    key = {"on": on, "do": deed, "always": always}
+    return LoadRequest("villain", "hostile", "", json.dumps(key))
 
 
 async def _load_failure(scene: Scene, request: LoadRequest) -> Failure:
@@ -218,11 +236,13 @@ async def test_a_model_that_forks_and_returns(scene: Scene, deed: str, on: str) 
 
 
 @pytest.mark.parametrize("on", ["load", "predict"])
-async def test_a_thread_that_crashes_late(scene: Scene, on: str) -> None:
-    await scene.runtime.load(_hostile("crash_late", on))
+async def test_a_thread_that_crashes_late(watchful: Scene, on: str) -> None:
+    scene = watchful
+    await scene.runtime.load(_hostile("crash_late", on, always=True))
     await ask(scene.runtime, "villain")
-    await until(lambda: scene.runtime.pids().get(NEIGHBOURS[0]) not in (None, scene.host_pid))
-    misdeeds.crash_now(scene.host_pid)  # in a host that was set aside for its thread
+    while not scene.is_aside():  # its host waits 2 s to be set aside for the thread, then gives up
+        await ask(scene.runtime, "villain")
+    misdeeds.crash_now(scene.host_pid)
     await until(lambda: is_dead(scene.host_pid))
     await until(lambda: "villain" in scene.listener.lost)
     assert scene.listener.lost["villain"].reason is Reason.WORKER_CRASHED

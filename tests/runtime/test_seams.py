@@ -19,7 +19,7 @@ from modelmesh.errors import Code, Failure, Fault, MeshError
 from modelmesh.pb import model_runtime_pb2 as pb
 from modelmesh.runtime import client
 from modelmesh.runtime.aside import MOST
-from modelmesh.runtime.door import LoadedModel
+from modelmesh.runtime.door import LoadedModel, LoadRequest
 from modelmesh.runtime.external import ExternalConfig, ExternalRuntime
 from modelmesh.runtime.host import Host
 from modelmesh.runtime.hosts import HostedRuntime
@@ -29,7 +29,7 @@ from modelmesh.runtime.zygote import ZygoteConfig
 from modelmesh.wire import kinds
 from modelmesh.wire.awaiting import FutureReply
 from modelmesh.wire.transport import Call
-from tests.runtime.external_server import ExternalServer
+from tests.runtime.external_server import ExternalServer, answered_in_time
 from tests.runtime.interrupting import interrupted
 from tests.runtime.support import HOSTILE, Listener, ask, begin, config, dummy
 from tests.runtime.waiting import is_dead, until
@@ -50,6 +50,11 @@ async def _running(**changes: Any) -> AsyncIterator[HostedRuntime]:
 def _host_of(runtime: HostedRuntime, model_id: str) -> Host | None:
     living = runtime._pool.living.values()
     return next((host for host in living if model_id in host.models), None)
+
+
+def _gated(model_id: str, gate: Path) -> LoadRequest:
+    """Its calls last until the file is there."""
+    return LoadRequest(model_id, "hostile", "", json.dumps({"gate": str(gate)}))
 
 
 # --- our own hosts
@@ -79,7 +84,7 @@ async def test_a_host_that_nobody_can_weigh_in_time_holds_no_load() -> None:
         asyncio.get_running_loop().run_in_executor(None, gate.wait)  # nothing is weighed now
         load = asyncio.create_task(runtime.load(dummy("m", '{"size_bytes": 12345}')))
         try:
-            await asyncio.wait([load], timeout=10)
+            await asyncio.wait([load], timeout=60)
             assert load.done()
             assert load.result().size_bytes == 12345  # as its host says
         finally:
@@ -164,7 +169,8 @@ async def test_a_load_that_was_given_up_is_not_held_against_its_model() -> None:
             first.cancel()
             again = asyncio.create_task(runtime.load(request))
             await until(lambda: host.dead)
-            await asyncio.sleep(0.3)  # the verdict waits so long for the keeper's word
+            await until(host._process.status.done)  # the verdict waits for the keeper's word
+            await asyncio.sleep(0.1)
         assert runtime._conduct.offence(request) == ""
         assert not [entry for entry in logs if entry["event"] == "a model cost its host"]
         again.cancel()
@@ -259,7 +265,7 @@ async def test_a_zygote_that_hangs_is_replaced() -> None:
             os.kill(runtime.pids()["m"], signal.SIGKILL)
             await until(lambda: "m" not in runtime.pids())
             answer = ask(runtime, "m")
-            await asyncio.wait_for(answer, 30)
+            await asyncio.wait_for(answer, 60)
         assert is_dead(hung)
 
 
@@ -321,12 +327,12 @@ class Gated(ExternalServer):
 
     def modelSize(self, request: Any, context: Any) -> Any:
         self.size_asked.set()
-        self.size_gate.wait(10)
+        self.size_gate.wait(60)
         return super().modelSize(request, context)
 
     def unloadModel(self, request: Any, context: Any) -> Any:
         self.unload_asked.set()
-        self.unload_gate.wait(10)
+        self.unload_gate.wait(60)
         self.did.append("unload")
         return super().unloadModel(request, context)
 
@@ -384,7 +390,7 @@ async def test_what_a_server_answers_that_cannot_be_written_as_json_ends_the_cal
         reply = FutureReply()
         runtime.infer("m", Call(kinds.V1_PREDICT, b'{"instances": [1.0]}', reply))
         with pytest.raises(MeshError):
-            await asyncio.wait_for(reply.future, 5)
+            await asyncio.wait_for(reply.future, 30)
 
 
 async def test_large_bodies_beyond_what_can_be_translated_are_refused_or_end_in_time() -> None:
@@ -394,10 +400,8 @@ async def test_large_bodies_beyond_what_can_be_translated_are_refused_or_end_in_
         gate = threading.Event()
         busy = [asyncio.create_task(runtime._aside.run(gate.wait, 60)) for _ in range(MOST - 1)]
         await asyncio.sleep(0)
-        replies = [FutureReply(), FutureReply()]
         try:
-            for reply in replies:
-                runtime.infer("m", Call(kinds.V1_PREDICT, large, reply))
+            replies = [_begun(runtime, large) for _ in range(2)]
             failures = [await _failure_of(reply) for reply in replies]
         finally:
             gate.set()
@@ -405,14 +409,18 @@ async def test_large_bodies_beyond_what_can_be_translated_are_refused_or_end_in_
         assert codes == {Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}
         assert not any(failure.executed for failure in failures)
         await asyncio.gather(*busy)
-        reply = FutureReply()
-        runtime.infer("m", Call(kinds.V1_PREDICT, large, reply))
-        assert await asyncio.wait_for(reply.future, 5)
+        assert await answered_in_time(lambda: _begun(runtime, large))
+
+
+def _begun(runtime: ExternalRuntime, body: bytes) -> FutureReply:
+    reply = FutureReply()
+    runtime.infer("m", Call(kinds.V1_PREDICT, body, reply))
+    return reply
 
 
 async def _failure_of(reply: FutureReply) -> Failure:
     with pytest.raises(MeshError) as caught:
-        await asyncio.wait_for(reply.future, 5)
+        await asyncio.wait_for(reply.future, 30)
     return caught.value.failure
 
 
@@ -425,24 +433,30 @@ async def test_json_of_any_depth_ends_the_call(kind: str, depth: int) -> None:
         body = b'{"instances": ' + b"[" * depth + b"]" * depth + b"}"
         runtime.infer("m", Call(kind, body, reply))
         with pytest.raises(MeshError):
-            await asyncio.wait_for(reply.future, 5)
+            await asyncio.wait_for(reply.future, 30)
 
 
-async def test_a_host_that_does_not_let_go_of_a_model_is_replaced_and_nobody_notices() -> None:
-    async with _running(set_aside_s=60.0, load_timeout_s=1.5, predict_timeout_s=60.0) as runtime:
+async def test_a_host_that_does_not_let_go_of_a_model_is_replaced_and_nobody_notices(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    async with _running(set_aside_s=60.0, load_timeout_s=3.0, predict_timeout_s=60.0) as runtime:
         await runtime.load(dummy("m"))
-        await runtime.load(dummy("busy", '{"predict_s": 4, "hold": true}'))
+        await runtime.load(_gated("busy", gate))
         home = _host_of(runtime, "m")
         assert home is not None
         reply = begin(runtime, "busy")
         await until(lambda: bool(home.running().call_ids))
         with pytest.raises(MeshError):  # it waits behind the call
             await runtime.unload("m")
+        expelled = asyncio.create_task(runtime.expel("m"))
+        await until(lambda: runtime.pids()["busy"] != home.pid)
         assert not reply.future.done()
-        assert await runtime.expel("m")
+        assert not home.dead
+        gate.touch()
+        assert await expelled
         assert home.dead
         assert await reply.future, "the call that was running has ended well"
-        assert runtime.pids()["busy"] != home.pid
 
 
 async def test_host_after_host_may_die_and_nothing_is_left_of_them() -> None:

@@ -7,6 +7,7 @@ for silence.
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from modelmesh.runtime.door import LoadRequest
 from modelmesh.runtime.hosts import HostedRuntime
 from modelmesh.runtime.silence import SLACK, Counts, Silence, Step
 from modelmesh.wire import kinds
-from tests.runtime.support import Listener, ask, begin, config, dummy
+from tests.runtime.support import QUICK_S, Listener, ask, begin, config, dummy
 from tests.runtime.waiting import is_dead, until
 
 ASK_S, LIMIT_S = 0.25, 4.0
@@ -106,12 +107,20 @@ def test_whom_a_silence_is_held_against(
 # --- real hosts
 
 
-@pytest.fixture
-async def hasty() -> AsyncIterator[tuple[HostedRuntime, Listener]]:
-    runtime, listener = HostedRuntime(config(load_timeout_s=1.5, predict_timeout_s=1.5)), Listener()
+@asynccontextmanager
+async def _ends_what_takes(limit_s: float) -> AsyncIterator[tuple[HostedRuntime, Listener]]:
+    limits = {"load_timeout_s": limit_s, "predict_timeout_s": limit_s}
+    runtime, listener = HostedRuntime(config(set_aside_s=QUICK_S, **limits)), Listener()
     await runtime.start(listener)
     yield runtime, listener
     await runtime.close(5.0)
+
+
+@pytest.fixture
+async def hasty() -> AsyncIterator[tuple[HostedRuntime, Listener]]:
+    """Ends what takes a little longer than a machine ever stands still."""
+    async with _ends_what_takes(2.5) as made:
+        yield made
 
 
 def hostile(model_id: str, **what: object) -> LoadRequest:
@@ -172,20 +181,27 @@ async def test_one_that_hides_while_its_caller_leaves_is_found_all_the_same(
 
 
 @pytest.mark.parametrize("waits", ["load_s", "predict_s"])
-async def test_what_only_waits_longer_than_the_timeout_ends_no_host(
-    waits: str, hasty: tuple[HostedRuntime, Listener]
-) -> None:
-    """A dummy's waits hold nothing; only who asks it decides how long it may take."""
-    runtime, listener = hasty
-    await runtime.load(dummy("calm"))
-    home = runtime.pids()["calm"]
-    if waits == "predict_s":
-        await runtime.load(dummy("patient", '{"predict_s": 2.8}'))
-        assert await ask(runtime, "patient")
-    else:
-        await runtime.load(dummy("patient", '{"load_s": 2.5}'))
-    assert set(runtime.pids().values()) == {home}
-    assert listener.lost == {}
+async def test_what_only_waits_longer_than_the_timeout_ends_no_host(waits: str) -> None:
+    """A dummy's waits hold nothing; only who asks it decides how long it may take.
+
+    A load has twice the timeout: more of it, where the machine stood still for so long.
+    """
+    for limit_s in (2.5, 10.0):
+        async with _ends_what_takes(limit_s) as (runtime, listener):
+            await runtime.load(dummy("calm"))
+            home = runtime.pids()["calm"]
+            patience = _load_and_ask(runtime, dummy("patient", json.dumps({waits: 1.7 * limit_s})))
+            (result,) = await asyncio.gather(patience, return_exceptions=True)
+            assert set(runtime.pids().values()) == {home}
+            assert listener.lost == {}
+        if not isinstance(result, BaseException):
+            return
+    pytest.fail(f"{result!r}, both times")
+
+
+async def _load_and_ask(runtime: HostedRuntime, request: LoadRequest) -> None:
+    await runtime.load(request)
+    assert await ask(runtime, request.model_id)
 
 
 async def test_a_slow_queue_of_calls_ends_no_host(
@@ -195,7 +211,7 @@ async def test_a_slow_queue_of_calls_ends_no_host(
     runtime, listener = hasty
     await runtime.load(hostile("slow", predict_s=0.6))
     await runtime.load(hostile("slower", predict_s=0.6))
-    replies = [begin(runtime, name, n) for n in range(4) for name in ("slow", "slower")]
+    replies = [begin(runtime, name, n) for n in range(7) for name in ("slow", "slower")]
     assert await replies[0].future
     for reply in replies[1::2]:
         reply.leave()

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
     """Return when the condition holds; fail when it does not within the bound."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  (what is awaited has no event: a process, a file)
             await asyncio.sleep(0.002)
+
+
+def is_under_way(name: str) -> bool:
+    """Whether a task whose name begins so runs on this loop."""
+    return any(task.get_name().startswith(name) for task in asyncio.all_tasks())
 
 
 def is_dead(pid: int) -> bool:
