@@ -35,7 +35,8 @@ from modelmesh.wire.transport import NO_METADATA, Body, Call, Caller, Metadata, 
 NOTHING: Final = JournalEntry(0, 0.0, ())
 MOST_LEFT: Final = 4096  # calls that were cancelled while they may have been running
 END_S: Final = 5.0  # a killed process is gone long before
-STATUS_S: Final = 0.25  # how long a dead host's keeper may take to say how it died
+STATUS_S: Final = 3.0  # how long a dead host's keeper may take to say how it died: a machine may
+# stand still for two seconds. That a keeper has died too is said at once, so nobody waits for it.
 
 Took = Callable[[str, Times], None]  # for which model
 

@@ -25,6 +25,7 @@ from modelmesh.wire import kinds
 from modelmesh.wire.journal import JournalEntry
 
 LOOK_S: Final = 0.05
+LATE_S: Final = 0.2  # a look that comes so long after the one before finds what nobody watched
 
 
 class Verdict(Enum):
@@ -82,9 +83,12 @@ class Watch:
             patience.set_aside_s, patience.load_timeout_s, patience.predict_timeout_s
         )
         self._task: asyncio.Task[None] | None = None
+        self._looked = monotonic()
+        self._excused = False
 
     def start(self) -> None:
         """Begin to look."""
+        self._looked = monotonic()
         self._task = every(LOOK_S, self._look_at_all, "watch hosts")
 
     async def close(self) -> None:
@@ -93,8 +97,17 @@ class Watch:
 
     async def _look_at_all(self) -> None:
         now = monotonic()
+        if self._excuses(now):
+            return
         for host in list(self._pool.living.values()):
             await logged(self._look(host, now), f"look at host {host.number}")
+
+    def _excuses(self, now: float) -> bool:
+        """Whether this look judges nobody: what kept us from looking, a machine that stood still,
+        may have kept the hosts, and they have until the next look to go on. Not twice in a row."""
+        late, self._looked = now - self._looked > LATE_S, now
+        self._excused = late and not self._excused
+        return self._excused
 
     async def _look(self, host: Host, now: float) -> None:
         if host.leaving and not host.retired and not host.link.unanswered_count:

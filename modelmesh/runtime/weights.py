@@ -102,10 +102,11 @@ class Weights:
         for host in list(living.values()):
             sent = host.link.sent_count
             if host.models and self._seen.get(host.number) != sent:
-                if not host.link.unanswered_count:  # what runs now may grow after it was weighed
-                    self._seen[host.number] = sent
+                idle = not host.link.unanswered_count
                 private = await private_bytes(host.pid)
                 if private and not host.dead:
+                    if idle:  # what ran meanwhile may have grown after it was weighed
+                        self._seen[host.number] = sent
                     self._take(host, private)
         if abs(self.overhead_bytes - self._told_bytes) >= TOLD_BYTES:
             self._told_bytes = self.overhead_bytes

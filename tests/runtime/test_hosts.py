@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import statistics
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,8 +20,8 @@ import pytest
 from modelmesh.errors import Code, MeshError, Reason
 from modelmesh.runtime.door import LoadRequest, Part
 from modelmesh.runtime.hosts import HostedRuntime
-from tests.runtime.support import Listener, ask, begin, config, dummy
-from tests.runtime.waiting import is_dead, until
+from tests.runtime.support import QUICK_S, Listener, ask, begin, config, dummy
+from tests.runtime.waiting import is_dead, is_under_way, until
 
 MIB = 1 << 20
 LISTENERS: WeakKeyDictionary[HostedRuntime, Listener] = WeakKeyDictionary()
@@ -39,6 +41,13 @@ async def _running(**changes: Any) -> AsyncIterator[HostedRuntime]:
 @pytest.fixture
 async def runtime() -> AsyncIterator[HostedRuntime]:
     async with _running() as running:
+        yield running
+
+
+@pytest.fixture
+async def watchful() -> AsyncIterator[HostedRuntime]:
+    """Sets a host aside after a quarter of a second."""
+    async with _running(set_aside_s=QUICK_S) as running:
         yield running
 
 
@@ -73,20 +82,29 @@ async def _failure(runtime: HostedRuntime, model_id: str) -> MeshError:
 async def test_a_large_unknown_file_starts_alone_and_settles(
     runtime: HostedRuntime, tmp_path: Path
 ) -> None:
-    model = _hostile("large", *_large_file(tmp_path))
     shared = await runtime.load(dummy("other"))
-    loaded = await runtime.load(model)
-    alone = runtime.pids()["large"]
-    assert (shared.tier, loaded.tier) == ("shared", "process")
-    assert alone != runtime.pids()["other"]
-    while _tier(runtime, "large") == "process":
-        await ask(runtime, "large")
+    for _ in range(5):  # on a machine that stood still meanwhile it seemed slow
+        model = _hostile("large", *_large_file(tmp_path))
+        loaded = await runtime.load(model)
+        alone = runtime.pids()["large"]
+        assert (shared.tier, loaded.tier) == ("shared", "process")
+        assert alone != runtime.pids()["other"]
+        await _tried(runtime, "large")
+        if _tier(runtime, "large") == "shared":
+            break
+        await runtime.unload("large")
     assert runtime.pids()["large"] == runtime.pids()["other"]
     await until(lambda: is_dead(alone))
     await ask(runtime, "large")
     await runtime.unload("large")
     again = await runtime.load(model)
     assert (again.tier, again.reason) == ("shared", "proved small and quick")
+
+
+async def _tried(runtime: HostedRuntime, model_id: str) -> None:
+    """Ask it until its trial is over, and while it settles."""
+    while runtime._residents[model_id].trial or is_under_way(f"settle {model_id}"):
+        await ask(runtime, model_id)
 
 
 async def test_a_large_slow_model_stays_alone(runtime: HostedRuntime, tmp_path: Path) -> None:
@@ -109,9 +127,10 @@ async def test_a_process_host_weighs_all_that_is_its_own(tmp_path: Path) -> None
 
 
 async def test_a_slow_entry_keeps_its_host_and_the_others_get_another(
-    runtime: HostedRuntime,
+    watchful: HostedRuntime, tmp_path: Path
 ) -> None:
-    await runtime.load(dummy("slow", '{"predict_s": 1.0, "hold": true}'))
+    runtime, gate = watchful, tmp_path / "gate"
+    await runtime.load(_hostile("slow", gate=str(gate)))
     await runtime.load(dummy("quick"))
     old = runtime.pids()["slow"]
     assert runtime.pids()["quick"] == old
@@ -120,18 +139,40 @@ async def test_a_slow_entry_keeps_its_host_and_the_others_get_another(
     await asyncio.gather(*(reply.future for reply in quick))
     assert not slow.future.done()
     assert runtime.pids()["quick"] != old
+    gate.touch()
     await slow.future
     assert (runtime.pids()["slow"], _tier(runtime, "slow")) == (old, "process")
     await runtime.unload("slow")
-    again = await runtime.load(dummy("slow", '{"predict_s": 1.0, "hold": true}'))
+    again = await runtime.load(_hostile("slow", gate=str(gate)))
     assert again.tier == "process"
     assert "held a shared host" in again.reason
 
 
-async def test_no_call_runs_twice_when_a_host_is_set_aside(
-    runtime: HostedRuntime, tmp_path: Path
+async def test_what_was_held_while_nobody_looked_has_one_look_more_to_end(
+    watchful: HostedRuntime, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
+    """What kept the daemon from looking, a machine that stood still, may have kept its hosts."""
+    runtime, watch = watchful, watchful._watch
+    await runtime.load(_hostile("slow", gate=str(tmp_path / "gate")))
+    await watch.close()  # it looks when it is told to
+    await watch._look_at_all()
+    slow = begin(runtime, "slow")
+    (home,) = runtime._pool.shared
+    await until(lambda: home.running().call_ids)
+    held = monotonic() + 2 * QUICK_S
+    await until(lambda: monotonic() > held)
+    await watch._look_at_all()
+    assert _tier(runtime, "slow") == "shared"
+    await watch._look_at_all()
+    assert _tier(runtime, "slow") == "process"
+    (tmp_path / "gate").touch()
+    await slow.future
+
+
+async def test_no_call_runs_twice_when_a_host_is_set_aside(
+    watchful: HostedRuntime, tmp_path: Path
+) -> None:
+    runtime, log = watchful, tmp_path / "log"
     await runtime.load(_hostile("slow", predict_s=0.4))
     await runtime.load(_hostile("logged", log=str(log)))
     numbers = iter(range(100_000))
@@ -146,39 +187,58 @@ async def test_no_call_runs_twice_when_a_host_is_set_aside(
     assert len(set(ran)) == 600
 
 
-async def test_calls_that_go_on_elsewhere_are_told_once(runtime: HostedRuntime) -> None:
+async def test_calls_that_go_on_elsewhere_are_told_once(
+    watchful: HostedRuntime, tmp_path: Path
+) -> None:
     """Decoded together, run one by one: those behind the slow one are decoded again."""
-    await runtime.load(_hostile("slow", predict_s=0.35))
+    runtime, gate = watchful, tmp_path / "gate"
+    await runtime.load(_hostile("slow", gate=str(gate)))
     await runtime.load(dummy("quick"))
     old = runtime.pids()["quick"]
-    replies = [begin(runtime, "slow") for _ in range(3)] + [begin(runtime, "quick")]
-    await asyncio.gather(*(reply.future for reply in replies))
+    replies = [begin(runtime, "slow") for _ in range(3)]
+    await begin(runtime, "quick").future
     assert runtime.pids()["quick"] != old, "the host was set aside"
+    gate.touch()
+    await asyncio.gather(*(reply.future for reply in replies))
     await _told_of(runtime, "slow", 3, 3)
     await _told_of(runtime, "quick", 1, 1)
 
 
 async def test_a_call_whose_caller_leaves_is_told_once(runtime: HostedRuntime) -> None:
-    await runtime.load(dummy("waits", '{"predict_s": 0.3}'))
     await runtime.load(dummy("other"))
-    left = [begin(runtime, "waits") for _ in range(3)]
+    for wait_s in (0.3, 3.0, 10.0):  # longer, where the machine stood still and they were answered
+        waits = f"waits-{wait_s}"
+        await runtime.load(dummy(waits, json.dumps({"predict_s": wait_s})))
+        if await _leave_within(runtime, waits, wait_s):
+            break
+    await until(lambda: _parts(runtime, waits).count(Part.PREPROCESS) == 3)
+    await begin(runtime, waits).future  # what else there is to say has been said
+    await _told_of(runtime, waits, 4, 1)
+
+
+async def _leave_within(runtime: HostedRuntime, model_id: str, wait_s: float) -> bool:
+    """Three callers leave while their calls wait; whether that was in time."""
+    due = monotonic() + wait_s
+    left = [begin(runtime, model_id) for _ in range(3)]
     await ask(runtime, "other")  # behind them: they are decoded by now
     for reply in left:
         reply.leave()
-    await until(lambda: len(_listener(runtime).times) >= 7)
-    await begin(runtime, "waits").future  # what else there is to say has been said
-    await _told_of(runtime, "waits", 4, 1)
+    await asyncio.sleep(0)  # it is written with this turn of the loop
+    return monotonic() < due
+
+
+def _parts(runtime: HostedRuntime, model_id: str) -> list[Part]:
+    return [part for part, about in _listener(runtime).times if about == model_id]
 
 
 async def _told_of(runtime: HostedRuntime, model_id: str, decoded: int, encoded: int) -> None:
-    times = _listener(runtime).times
-    parts = [part for part, about in times if about == model_id]
+    parts = _parts(runtime, model_id)
     assert parts.count(Part.PREPROCESS) == decoded
     assert parts.count(Part.POSTPROCESS) == encoded
 
 
 async def test_where_memory_allows_no_second_host_the_stuck_one_is_ended() -> None:
-    async with _running(capacity_bytes=96 * MIB) as runtime:
+    async with _running(capacity_bytes=96 * MIB, set_aside_s=1.0) as runtime:
         await runtime.load(_hostile("neighbour", bytes=60 * MIB))
         await runtime.load(_hostile("stuck", on="predict", do="hang"))
         old = runtime.pids()["stuck"]
@@ -203,13 +263,13 @@ async def test_a_worn_host_is_replaced_and_nobody_notices() -> None:
         await until(lambda: is_dead(old))
         await asyncio.gather(ask(runtime, "leaky"), ask(runtime, "other"))
         assert _listener(runtime).lost == {}
-        assert max(_listener(runtime).overheads) > 64 * MIB
+        assert max(_listener(runtime).overheads) > 63 * MIB, "less than a MiB more is not told"
 
 
 async def test_a_model_that_grows_in_its_own_host_grows_in_the_books() -> None:
     async with _running(tier="process", weigh_s=0.2) as runtime:
         loaded = await runtime.load(_hostile("leaky", leak=8 * MIB))
-        for _ in range(4):
+        for _ in range(8):  # the last tenth of it may not be worth telling
             await ask(runtime, "leaky")
         most = loaded.size_bytes + 30 * MIB
         await until(lambda: _listener(runtime).resized.get("leaky", 0) > most)
@@ -223,6 +283,23 @@ async def test_what_a_call_that_is_weighed_in_its_midst_grows_by_later_is_weighe
         await until(lambda: _listener(runtime).resized.get("late", 0) > most)
 
 
+async def test_a_host_that_could_not_be_weighed_in_time_is_weighed_later() -> None:
+    async with _running(tier="process", weigh_s=60.0) as runtime:
+        loaded = await runtime.load(_hostile("leaky", leak=8 * MIB))
+        for _ in range(8):
+            await ask(runtime, "leaky")
+        gate = threading.Event()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        asyncio.get_running_loop().run_in_executor(None, gate.wait)
+        try:
+            await runtime._weights.weigh_all()
+            assert not _listener(runtime).resized
+        finally:
+            gate.set()
+        await runtime._weights.weigh_all()
+        assert _listener(runtime).resized["leaky"] > loaded.size_bytes + 30 * MIB
+
+
 async def test_a_listener_that_breaks_stops_no_weighing() -> None:
     class Broken(Listener):
         def model_resized(self, model_id: str, size_bytes: int) -> None:
@@ -233,8 +310,8 @@ async def test_a_listener_that_breaks_stops_no_weighing() -> None:
     await runtime.start(listener)
     try:
         loaded = await runtime.load(_hostile("leaky", leak=8 * MIB))
-        for grown in (30 * MIB, 60 * MIB):
-            for _ in range(4):
+        for grown in (30 * MIB, 90 * MIB):
+            for _ in range(8):
                 await ask(runtime, "leaky")
             most = loaded.size_bytes + grown
             await until(lambda most=most: listener.resized.get("leaky", 0) > most)  # type: ignore[misc]
@@ -262,6 +339,25 @@ async def test_a_host_that_is_killed_takes_only_what_it_ran(
         assert error.failure.executed == (error in culprits)
     ran = log.read_text().split()
     assert len(ran) == len(set(ran))
+
+
+async def test_a_keeper_that_is_slow_to_say_how_its_host_died_is_waited_for(
+    runtime: HostedRuntime,
+) -> None:
+    await runtime.load(dummy("villain", '{"crash_on_predict": true}'))
+    home = runtime.pids()["villain"]
+    keeper = _parent(home)
+    os.kill(keeper, signal.SIGSTOP)
+    asked = begin(runtime, "villain").future
+    await until(lambda: is_dead(home))
+    await asyncio.wait([asked], timeout=0.5)
+    os.kill(keeper, signal.SIGCONT)
+    with pytest.raises(MeshError, match="signal 11"):
+        await asked
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def test_an_idle_host_that_is_killed_costs_nobody(runtime: HostedRuntime) -> None:
@@ -294,15 +390,28 @@ async def test_a_model_that_takes_hosts_down_again_and_again_is_quarantined(
 
 
 async def test_a_quarantine_ends() -> None:
-    async with _running(quarantine_crashes=1, load_failure_expiry_s=0.5) as runtime:
-        villain = dummy("villain", '{"crash_on_predict": true}')
-        await runtime.load(villain)
-        await _failure(runtime, "villain")
-        with pytest.raises(MeshError, match="quarantined"):
+    villain = dummy("villain", '{"crash_on_predict": true}')
+    for expiry_s in (0.5, 5.0, 20.0):  # longer, where it was over before it was seen
+        async with _running(quarantine_crashes=1, load_failure_expiry_s=expiry_s) as runtime:
             await runtime.load(villain)
-        over = monotonic() + 0.5
-        await until(lambda: monotonic() > over)
-        await runtime.load(villain)
+            over = monotonic() + expiry_s
+            await _failure(runtime, "villain")
+            refused = await _is_quarantined(runtime, villain)
+            assert refused or monotonic() > over
+            over = monotonic() + expiry_s
+            await until(lambda over=over: monotonic() > over)  # type: ignore[misc]
+            assert not await _is_quarantined(runtime, villain)
+        if refused:
+            return
+    pytest.fail("it was over each time")
+
+
+async def _is_quarantined(runtime: HostedRuntime, request: LoadRequest) -> bool:
+    try:
+        await runtime.load(request)
+    except MeshError as error:
+        return "quarantined" in error.failure.message
+    return False
 
 
 async def test_a_file_that_is_gone_when_its_model_must_come_back(
@@ -347,6 +456,8 @@ async def test_close_leaves_no_process_behind(tmp_path: Path) -> None:
         await runtime.load(dummy("m"))
         await runtime.load(_hostile("hangs", on="predict", do="hang"))
         begin(runtime, "hangs")
+        home = next(iter(runtime._pool.shared))
+        await until(lambda: home.running().call_ids)
         pids = {*runtime.pids().values(), runtime.zygote_pid}
     assert all(is_dead(pid) for pid in pids)
 
