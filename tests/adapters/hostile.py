@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,10 @@ from runtime_adapters.base import Answer, Inputs, Model, ModelSource, Runtime
 
 
 class HostileRuntime(Runtime):
-    """`leave`: thread, child or grandchild; `cycle_bytes`: memory in a reference cycle."""
+    """`leave`: thread, child or grandchild; `cycle_bytes`: memory in a reference cycle.
+
+    `gate`: a file that a test makes, before which no predict ends.
+    """
 
     name: ClassVar[str] = "hostile"
     needs_path: ClassVar[bool] = False
@@ -22,7 +26,7 @@ class HostileRuntime(Runtime):
             threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
         elif key.get("leave"):
             _leave_process(grandchild=key["leave"] == "grandchild")
-        return HostileModel(key.get("cycle_bytes", 0))
+        return HostileModel(key.get("cycle_bytes", 0), Path(key.get("gate", "/")))
 
 
 class OtherDummy(Runtime):
@@ -32,11 +36,14 @@ class OtherDummy(Runtime):
 
 
 class HostileModel(Model):
-    def __init__(self, cycle_bytes: int) -> None:
+    def __init__(self, cycle_bytes: int, gate: Path) -> None:
+        self._gate = gate
         self._memory = np.ones(cycle_bytes, np.uint8)
         self._self = self if cycle_bytes else None
 
     def predict(self, inputs: Inputs) -> Answer:
+        while not self._gate.exists():
+            time.sleep(0.005)
         return os.getpid()
 
 

@@ -10,7 +10,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,12 +25,47 @@ from modelmesh.wire.loopback import LoopbackCaller
 from modelmesh.wire.transport import Call, Caller, Handler, StreamingKinds
 
 
-async def until(condition: Callable[[], Any], bound_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], bound_s: float = 30.0) -> None:
     """Wait for the condition; fail after the bound."""
     end = time.monotonic() + bound_s
     while not condition():
         assert time.monotonic() < end, "the condition never came true"
         await asyncio.sleep(0.002)
+
+
+class Pulse:
+    """Notes how long this loop, and with it all that lives on it, stood still at most.
+
+    Where some are to react within a second, and a server may rightly think that they never will, a
+    test that was kept still for as long shows nothing, and does it again.
+    """
+
+    TRIES = 5
+    STILL_S = 0.4
+
+    def __init__(self) -> None:
+        self._longest_s = 0.0
+
+    @property
+    def steady(self) -> bool:
+        """Whether it never stood still for long."""
+        return self._longest_s < self.STILL_S
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator["Pulse"]:
+        beating = asyncio.ensure_future(self._beat())
+        try:
+            yield self
+        finally:
+            await asyncio.sleep(0.01)  # a last beat
+            beating.cancel()
+
+    async def _beat(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            self._longest_s, last = max(self._longest_s, now - last), now
 
 
 @dataclass

@@ -20,7 +20,7 @@ from modelmesh.wire.transport import Call, Handler
 from tests.wire.harnesses import until
 
 T = TypeVar("T")
-BOUND_S = 10.0
+BOUND_S = 30.0
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,

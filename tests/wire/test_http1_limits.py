@@ -1,12 +1,15 @@
 """The HTTP/1.1 server and callers that leave, dawdle, come in crowds, or break HTTP's rules."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from modelmesh.wire.http1 import Http1Limits
+from modelmesh.wire.transport import Reply
+from tests.wire.harnesses import until
 from tests.wire.http1_serving import (
     Answer,
     RawCaller,
@@ -20,7 +23,7 @@ from tests.wire.http1_serving import (
 
 __all__ = ["start"]  # the fixture
 
-SMALL = Http1Limits(header_bytes=600, url_bytes=300, body_bytes=1000)
+SMALL = Http1Limits(header_bytes=600, url_bytes=300, body_bytes=1000, linger_s=60.0)
 CHUNKED = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -49,7 +52,7 @@ def test_a_slow_reader_slows_the_writer_and_is_not_read(start: Start) -> None:
     server.until(lambda: server.calls)
     reply = server.calls[0].reply
     sent = 0
-    while not server.at(lambda: reply.slow):
+    while not stays_slow(server, reply):
         assert sent < 5000, "never slow"
         server.at(partial(reply.send, bytes(4096)))
         sent += 1
@@ -63,6 +66,16 @@ def test_a_slow_reader_slows_the_writer_and_is_not_read(start: Start) -> None:
     assert len(answers[0].body) == sent * 4096
     assert told == [False]
     server.until(lambda: len(server.calls) == 2)
+
+
+def stays_slow(server: Running, reply: Reply) -> bool:
+    """Slow now, and not only until the kernel has made room once more."""
+    if not server.at(lambda: reply.slow):
+        return False
+    with suppress(AssertionError):
+        server.wait(until(lambda: not reply.slow, bound_s=0.1))
+        return False
+    return True
 
 
 def test_what_is_said_out_of_turn_is_slow_beyond_the_limit(start: Start) -> None:
@@ -128,7 +141,8 @@ def test_connections_beyond_the_limit_are_told_so(start: Start) -> None:
 # --- time
 
 
-QUICK = Http1Limits(head_s=0.05, body_s=0.05, idle_s=0.05, linger_s=0.05)
+IDLE_S = 0.2
+QUICK = Http1Limits(head_s=0.05, body_s=0.05, idle_s=IDLE_S, linger_s=0.05)
 SLOW_ONLY = replace(Http1Limits(), linger_s=0.05)
 
 
@@ -157,17 +171,20 @@ def test_who_does_not_go_on_is_told_and_closed(
 
 @pytest.mark.parametrize("first", [b"", get("/")], ids=["new", "used"])
 def test_an_idle_connection_is_closed(start: Start, first: bytes) -> None:
-    server = start(limits=replace(Http1Limits(), idle_s=0.05))
-    caller = server.caller()
+    server = start(limits=replace(Http1Limits(), idle_s=IDLE_S))
+    with server.held():  # it is not idle before it has asked
+        caller = server.caller()
+        caller.write(first)
     if first:
-        assert caller.ask(first).status == 200
+        assert caller.read().status == 200
     assert caller.closed()
 
 
 def test_a_call_that_takes_long_is_not_idle(start: Start) -> None:
     server = start(nothing, limits=QUICK)
-    patient, idle = server.caller(), server.caller()
-    patient.write(get("/"))
+    with server.held():  # it is not idle before it has asked
+        patient, idle = server.caller(), server.caller()
+        patient.write(get("/"))
     assert idle.closed()
     server.until(lambda: server.calls)
     other = server.caller()
@@ -309,7 +326,7 @@ def test_the_answers_that_are_due_come_before_the_refusal(start: Start) -> None:
 def test_a_refused_upload_is_read_to_its_end_so_that_its_caller_can_read_the_refusal(
     start: Start,
 ) -> None:
-    caller = start().caller()
+    caller = start(limits=Http1Limits(linger_s=60.0)).caller()
     head = b"POST / HTTP/1.1\r\ncontent-length: 30000000\r\n\r\n"
     caller.write(head + bytes(30_000_000))
     assert caller.read().status == 413

@@ -16,11 +16,11 @@ from modelmesh.wire.grpcio_caller import GrpcCaller
 from modelmesh.wire.leaving import GOAWAY, LEAVE_S, QUIET_S, Leaving, Step
 from modelmesh.wire.listening import connections
 from modelmesh.wire.transport import Call, Handler
-from tests.wire.harnesses import until
+from tests.wire.harnesses import Pulse, until
 
 KIND: Final = "/test.Service/Call"
 AGE_S: Final = 300.0  # nothing here waits for it
-SOON_S: Final = 5 * LEAVE_S  # for what should take LEAVE_S at most, on a busy machine
+SOON_S: Final = 30.0  # for what should take LEAVE_S at most, on a busy machine
 
 
 def echo(calls: list[Call]) -> None:
@@ -110,7 +110,7 @@ class Pausing:
     async def ask_on(self, body: bytes, pause_s: float) -> Failure:
         while True:
             try:
-                assert await asyncio.wait_for(ask(self.caller, KIND, body), 10) == body
+                assert await asyncio.wait_for(ask(self.caller, KIND, body), 30) == body
             except MeshError as error:
                 return error.failure
             self.answered += 1
@@ -122,17 +122,24 @@ class Pausing:
 @pytest.mark.parametrize(("size_bytes", "pause_s"), [(1, 0.01), (1 << 20, 0.3)])
 async def test_clients_that_pause_lose_no_call(size_bytes: int, pause_s: float) -> None:
     """Calls cross the goodbye on their way, and no answer is broken by it."""
-    for _ in range(3):
+    steady = 0
+    for _ in range(Pulse.TRIES):
         async with serving() as server:
             clients = [
                 Pausing(server.port, bytes(size_bytes), pause_s * (1 + n / 8)) for n in range(8)
             ]
             await until(lambda clients=clients: all(each.answered > 1 for each in clients))  # type: ignore[misc]
-            await asyncio.wait_for(server.drain(AGE_S), 4 * SOON_S)
-            last = [await asyncio.wait_for(each.end, 10) for each in clients]
+            async with Pulse().taken() as pulse:
+                await asyncio.wait_for(server.drain(AGE_S), SOON_S)
+                last = [await asyncio.wait_for(each.end, 30) for each in clients]
             for each in clients:
                 await each.caller.close()
-        assert {(failure.code, failure.executed) for failure in last} == {(Code.UNAVAILABLE, False)}
+        ends = {(failure.code, failure.executed) for failure in last}
+        assert ends == {(Code.UNAVAILABLE, False)} or not pulse.steady
+        steady += pulse.steady
+        if steady == 3:
+            return
+    pytest.fail("the machine stood still too often")
 
 
 async def test_a_running_call_keeps_its_connection_and_no_other() -> None:

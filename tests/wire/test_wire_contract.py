@@ -108,7 +108,7 @@ def needs(able: bool, harness: Harness, what: str) -> None:
 
 async def outcome(reply: FutureReply) -> Failure | list[Body]:
     try:
-        return await asyncio.wait_for(reply.future, 10)
+        return await asyncio.wait_for(reply.future, 30)
     except MeshError as error:
         return error.failure
 
@@ -175,10 +175,12 @@ async def test_metadata_goes_both_ways(start: Start) -> None:
 async def test_a_deadline_arrives(start: Start) -> None:
     recorder = Recorder(echo)
     wire = await start(recorder)
-    deadline = time.monotonic() + 20
+    sent = time.monotonic()
+    deadline = sent + 20
     await ask(wire.caller, MODEL_INFER, b"", deadline=deadline)
+    way_s = time.monotonic() - sent  # some wires tell the time that is left
     await ask(wire.caller, MODEL_INFER, b"")
-    assert recorder.calls[0].deadline == pytest.approx(deadline, abs=0.5)
+    assert deadline - 0.5 <= recorder.calls[0].deadline <= deadline + way_s + 0.5
     assert recorder.calls[1].deadline == NO_DEADLINE
 
 
@@ -424,7 +426,7 @@ async def test_closing_ends_open_calls_and_leaves_nothing(harness: Harness) -> N
     failure = await outcome(late)
     assert isinstance(failure, Failure)
     assert (failure.code, failure.executed) == (Code.UNAVAILABLE, False)
-    assert asyncio.all_tasks() == tasks
+    await until(lambda: asyncio.all_tasks() == tasks)
 
 
 class Outgoing:
