@@ -9,11 +9,11 @@ Every function does a bounded piece and says where to go on: a tick never scans 
 Pure; whoever carries it out writes by compare-and-set, so a decision that has become wrong fails.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.domain.records import ModelRecord
@@ -211,8 +211,7 @@ def room_for(instances: Collection[InstanceRecord], size_bytes: int, oldest_use_
     return Room(free, max(free, capacity_bytes // (_TURNED_OVER * size_bytes)), oldest_use_ms)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Idle:
+class Idle(NamedTuple):
     """A model that nobody holds, in the order of its claim to be loaded: the greater, the sooner.
 
     Ends with the id, so that models registered in one millisecond stay apart.
@@ -225,7 +224,7 @@ class Idle:
 
 
 def shortlist(
-    before: Iterable[Idle],
+    before: Sequence[Idle],
     models: Iterable[tuple[str, ModelRecord]],
     live: Collection[str],
     limits: ReapingLimits = LIMITS,
@@ -234,12 +233,14 @@ def shortlist(
 
     A registry is looked through in pieces; what is found is carried along.
     """
-    found = (
+    found = [
         Idle(_demanded(record), record.priority, record.last_used_ms, name)
         for name, record in islice(models, limits.most_looked)
         if may_come(record, live)
-    )
-    return tuple(nlargest(limits.most_loads, (*before, *found)))
+    ]
+    if len(before) == limits.most_loads:
+        found = [each for each in found if each > before[-1]]
+    return tuple(nlargest(limits.most_loads, (*before, *found))) if found else tuple(before)
 
 
 def may_come(record: ModelRecord, live: Collection[str]) -> bool:

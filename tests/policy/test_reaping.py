@@ -173,7 +173,11 @@ def test_the_shortlist_has_what_nobody_holds_best_first() -> None:
     ]
     pieces = shortlist(shortlist((), models[:4], {"live"}), models[4:], {"live"})
     assert pieces == found
-    assert shortlist((), models, {"live"}, ReapingLimits(most_loads=2)) == found[:2]
+    few, one_by_one = ReapingLimits(most_loads=2), tuple[Idle, ...]()
+    assert shortlist((), models, {"live"}, few) == found[:2]
+    for each in models:
+        one_by_one = shortlist(one_by_one, [each], {"live"}, few)
+    assert one_by_one == found[:2]
 
 
 def test_what_is_loaded_ahead() -> None:
