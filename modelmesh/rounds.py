@@ -83,10 +83,10 @@ class Rounds:
         self._unsubscribe = self.dynamic.subscribe(self._dynamic_changed)
         self._dynamic_changed()
         self._loops = [
-            every(self._about(janitor.PERIOD_S), self._sweep, "janitor"),
+            every(self._about(janitor.PERIOD_S), self.janitor.tick, "janitor"),
             every(self.scaling_limits().tick_s, self.scaler.tick, "scaler"),
             every(self._about(reaping.PERIOD_S), self.reaper.tick, "reaper"),
-            every(census.PERIOD_S, self.census.tick, "census"),
+            every(self._about(census.PERIOD_S), self.census.tick, "census"),
         ]
 
     async def stop(self) -> None:
@@ -98,9 +98,6 @@ class Rounds:
     def _about(self, period_s: float) -> float:
         """Not all daemons at once."""
         return period_s * (0.75 + self._rng.random() / 2)
-
-    async def _sweep(self) -> None:
-        await self.janitor.sweep()
 
     def _dynamic_changed(self) -> None:
         config = self._config

@@ -2,16 +2,20 @@
 
 A task that fails unseen is a daemon that limps. `spawn` keeps a reference, gives it a name, and
 logs a failure; an *eternal* task (a slow loop) that ends without being cancelled is a failure too.
-`every` is such a loop: what fails in one of its rounds is logged, and the next one comes.
+`every` is such a loop: what fails in one of its rounds is logged, and the next one comes. A round
+that looks at thousands of things does so in chunks of a fraction of a millisecond, with a `rest`
+between them: the loop is there for requests.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 log = structlog.get_logger("tasks")
+
+REST_S: Final = 0.001
 
 _running: set[asyncio.Task[Any]] = set()
 
@@ -27,6 +31,12 @@ def spawn(work: Coroutine[Any, Any, Any], name: str, *, eternal: bool = False) -
 def every(period_s: float, work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
     """Do `work` again and again, with a pause of `period_s` before each round."""
     return spawn(_repeat(period_s, work, name), name, eternal=True)
+
+
+async def rest(pause_s: float = REST_S) -> None:
+    """Between two chunks of a long round: a request needs several turns of the loop, and each would
+    wait for a chunk if the round came back in every one. Longer where nobody waits for its end."""
+    await asyncio.sleep(pause_s)
 
 
 async def _repeat(period_s: float, work: Callable[[], Awaitable[None]], name: str) -> None:

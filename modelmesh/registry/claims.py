@@ -21,9 +21,8 @@ import structlog
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, MeshError
 from modelmesh.observe.spells import Spell
-from modelmesh.observe.tasks import spawn, stop
+from modelmesh.observe.tasks import rest, spawn, stop
 from modelmesh.policy.claiming import Claiming, Contender, contender
-from modelmesh.registry.models import BULK_MODELS
 from modelmesh.registry.store import MODELS, Compare, Entry, Put
 from modelmesh.registry.tables import TabledStore
 
@@ -33,6 +32,8 @@ log = structlog.get_logger("registry")
 WRITE_PERIOD_S: Final = 0.05
 # After a store that did not take them: the next try.
 RETRY_S: Final = 1.0
+# Records that are changed in one turn of the loop, and written in one transaction: some 1 ms.
+_TURN_MODELS: Final = 32
 # Rounds of compare-and-set before a claim is given up; a bulk's losers are simply written later.
 ATTEMPTS: Final = 16
 
@@ -236,8 +237,10 @@ class CopyRecords:
     async def _write(self) -> None:
         """Write what is pending now; what another one's change got in the way of stays pending."""
         batch: list[tuple[str, Said]] = list(self._pending.items())
-        for start in range(0, len(batch), BULK_MODELS):
-            await self._write_refused_apart(batch[start : start + BULK_MODELS])
+        for start in range(0, len(batch), _TURN_MODELS):
+            if start:
+                await rest()
+            await self._write_refused_apart(batch[start : start + _TURN_MODELS])
 
     async def _write_refused_apart(self, batch: list[tuple[str, Said]]) -> None:
         """What is too much for one commit is written one by one; what the store takes in no case

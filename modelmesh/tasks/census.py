@@ -5,16 +5,16 @@ chunks, so that the loop stays with its requests. A record that names neither a 
 failure is not decoded; most of a large registry is such.
 """
 
-import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
 from modelmesh.domain.records import ModelRecord
+from modelmesh.observe.tasks import rest
 from modelmesh.registry.tables import Table
 
 PERIOD_S: Final = 10.0
-_CHUNK: Final = 500
+_CHUNK: Final = 100  # records looked at between two rests: 0.1 to 1 ms
 _LOADED: Final = b'"loadedIn"'
 _FAILED: Final = b'"failedIn"'
 
@@ -52,7 +52,7 @@ class Census:
         live = self._live()
         for number, model_id in enumerate(self._table.names()):
             if number % _CHUNK == _CHUNK - 1:
-                await asyncio.sleep(0)
+                await rest()
                 live = self._live()
             record = self._marked(model_id)
             if record is not None:

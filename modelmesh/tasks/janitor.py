@@ -9,18 +9,21 @@ Bounded per turn of the loop: records are looked at in small chunks, and only th
 name are decoded.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from modelmesh.domain.records import ModelRecord
+from modelmesh.observe.tasks import rest
 from modelmesh.registry.tables import Table
 
 PERIOD_S: Final = 60.0
 # Uses are noted to the hour: who lists, and who loads ahead, needs no more, and a write a model and
 # minute would be most of what a registry does.
 SLACK_MS: Final = 3_600_000
-_CHUNK: Final = 500
+_CHUNK: Final = 50  # records looked at between two rests: 0.1 to 1 ms
+# What it finds is written, and every daemon hears of it: not all of that in one second.
+_REST_S: Final = 0.02
+_SWEEP_S: Final = 20.0  # of rests in a large registry
 
 
 class Here(Protocol):
@@ -66,12 +69,16 @@ class Janitor:
         self._wall_ms = wall_ms
         self._expiry_ms = round(failure_expiry_s * 1000)
 
-    async def sweep(self) -> int:
-        """Look at every record once; how many were wrong about us."""
+    async def tick(self) -> None:
+        """A sweep that takes its time."""
+        await self.sweep(min(_REST_S, _SWEEP_S * _CHUNK / max(len(self._table), 1)))
+
+    async def sweep(self, pause_s: float = 0.0) -> int:
+        """Look at every record once, with such pauses; how many were wrong about us."""
         wrong = 0
         for count, model_id in enumerate(self._table.names()):
             if count % _CHUNK == _CHUNK - 1:
-                await asyncio.sleep(0)
+                await rest(pause_s)
             wrong += self._look(model_id)
         return wrong
 

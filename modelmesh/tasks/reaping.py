@@ -5,8 +5,8 @@ hundred thousand models cost many small ticks and never a long one. Who stops le
 he had noted; his successor begins anew, and nothing is lost but time.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ import structlog
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import MeshError
+from modelmesh.observe.tasks import rest
 from modelmesh.policy.reaping import (
     Idle,
     Prune,
@@ -32,7 +33,8 @@ from modelmesh.registry.models import Models
 log = structlog.get_logger("tasks")
 
 PERIOD_S: Final = 60.0
-_CHUNK: Final = 200  # records decoded in one turn of the loop: about two milliseconds
+_CHUNK: Final = 16  # records looked at between two rests: some 0.5 ms
+_REST_S: Final = 0.01  # so a tick takes some seconds of its minute
 
 
 class Fleet(Protocol):
@@ -85,16 +87,26 @@ class Reaper:
         if not self._fleet.leads():
             self._forget()
             return
-        piece = await self._piece()
-        found = sweep(piece, await self._gone(), self._wall_ms(), self._limits)
-        await self._prune(found.prunes)
-        live, looked = self._fleet.instances(), piece[: found.looked]  # the rest: next time
-        for _, record in looked:
-            self._mentioned.update(record.instance_ids, record.loaded_in)
-        self._note_idle(looked, live)
-        self._after = found.after
+        await self._look_on(await self._gone())
         if not self._after:
-            await self._end_of_pass(live)
+            await self._end_of_pass(self._fleet.instances())
+
+    async def _look_on(self, gone: Collection[str]) -> None:
+        """The next records."""
+        limits, after = self._limits, ""
+        records = islice(self._records(self._after), limits.most_looked)
+        while not after and (chunk := list(islice(records, _CHUNK))):
+            found = sweep(chunk, gone, self._wall_ms(), limits)
+            await self._prune(found.prunes)
+            self._note(chunk[: found.looked])  # the rest: next time
+            after = found.after
+            limits = replace(
+                limits,
+                most_looked=limits.most_looked - found.looked,
+                most_changes=limits.most_changes - len(found.prunes),
+            )
+            await rest(_REST_S)
+        self._after = after
 
     async def _end_of_pass(self, live: Mapping[str, InstanceRecord]) -> None:
         """Everything was looked at once."""
@@ -103,15 +115,6 @@ class Reaper:
         idle, self._idle = self._idle, {}
         for model_type, candidates in idle.items():
             await self._load_ahead(model_type, candidates, live)
-
-    async def _piece(self) -> list[tuple[str, ModelRecord]]:
-        """The next records; decoding them must not keep the loop from its requests."""
-        piece: list[tuple[str, ModelRecord]] = []
-        records = islice(self._records(self._after), self._limits.most_looked)
-        while chunk := list(islice(records, _CHUNK)):
-            piece += chunk
-            await asyncio.sleep(0)
-        return piece
 
     def _records(self, after: str) -> Iterator[tuple[str, ModelRecord]]:
         """Records that can be read, in the order of their ids."""
@@ -139,11 +142,11 @@ class Reaper:
         if tidied:
             log.info("records tidied", count=tidied)
 
-    def _note_idle(
-        self, piece: list[tuple[str, ModelRecord]], live: Mapping[str, InstanceRecord]
-    ) -> None:
-        by_type: dict[str, list[tuple[str, ModelRecord]]] = {}
-        for model_id, record in piece:
+    def _note(self, looked: list[tuple[str, ModelRecord]]) -> None:
+        """Who is mentioned, and what nobody holds, is judged at the end of the pass."""
+        live, by_type = self._fleet.instances(), dict[str, list[tuple[str, ModelRecord]]]()
+        for model_id, record in looked:
+            self._mentioned.update(record.instance_ids, record.loaded_in)
             by_type.setdefault(record.type, []).append((model_id, record))
         for model_type, models in by_type.items():
             before = self._idle.get(model_type, ())

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from modelmesh.errors import MeshError
-from modelmesh.observe.tasks import spawn, stop
+from modelmesh.observe.tasks import rest, spawn, stop
 from modelmesh.policy.reaping import LIMITS, ReapingLimits, due_transitions
 from modelmesh.registry.models import ModelChange, Models
 from modelmesh.registry.vmodels import VModels
@@ -32,7 +32,7 @@ PUSH_S: Final = 600.0
 _SWARM_S: Final = 0.005
 _FIRST_PAUSE_S: Final = 1.0
 _LAST_PAUSE_S: Final = 60.0
-_CHUNK: Final = 500
+_CHUNK: Final = 100
 
 
 class Transitions:
@@ -150,7 +150,7 @@ class Transitions:
         """Those that were on their way before we began to listen."""
         for count, vmodel_id in enumerate(self._vmodels.names()):
             if count % _CHUNK == _CHUNK - 1:
-                await asyncio.sleep(0)
+                await rest()
             self._note(vmodel_id)
 
     def _until_next(self) -> float:

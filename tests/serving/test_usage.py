@@ -10,6 +10,7 @@ from modelmesh.policy.scaling import ScalingLimits, Wishes
 from modelmesh.serving.usage import Judged, Usage
 from modelmesh.simulation.clock import run
 from tests.serving.fleet_of_many import ME, ROOM, OfMany, answered
+from tests.turns import turns_of_others
 
 LIMITS = ScalingLimits()
 ENOUGH = Failure(Code.UNKNOWN, "enough")
@@ -37,7 +38,7 @@ def test_calls_are_those_since_the_last_look() -> None:
         for calls in (20, 5, 0):
             await use(one, calls)
             await asyncio.sleep(10)
-            judged = only(list(seen.look()))
+            judged = only(await seen.look())
             assert judged.use.calls == calls
             assert abs(judged.use.rate_rpm - calls * 6) < 0.1
         assert 9.9 < judged.use.used_age_s < 20.1
@@ -52,12 +53,28 @@ def test_a_copy_that_came_again_begins_anew() -> None:
         await one.register("m")
         seen = usage(one)
         await use(one, 20)
-        list(seen.look())
+        await seen.look()
         assert await one.management.unload_here("m")
-        assert list(seen.look()) == []
+        assert await seen.look() == []
         await use(one, 3)
         await asyncio.sleep(10)
-        assert only(list(seen.look())).use.calls == 3
+        assert only(await seen.look()).use.calls == 3
+        await one.close()
+
+    run(main())
+
+
+def test_a_look_at_many_copies_lets_others_have_their_turns() -> None:
+    async def main() -> None:
+        one = OfMany(capacity_bytes=100_000)
+        names = [f"m{n:03}" for n in range(200)]
+        for name in names:
+            await one.register(name)
+            await answered(one.ask(name))
+        async with turns_of_others() as turns:
+            looked = await usage(one).look()
+        assert [judged.model_id for judged in looked] == names
+        assert turns.count >= 4
         await one.close()
 
     run(main())
@@ -69,14 +86,14 @@ def test_calls_at_once_are_their_time_over_the_time_that_passed() -> None:
         await one.register("m")
         await use(one, 1)
         seen = usage(one)
-        list(seen.look())
+        await seen.look()
         one.runtime.answer_at_once = False
         replies = [one.ask("m") for _ in range(6)]
         await asyncio.sleep(5)
         for call in one.runtime.running[:4]:
             call.reply.finish(ENOUGH)
         await asyncio.sleep(5)
-        judged = only(list(seen.look()))
+        judged = only(await seen.look())
         assert abs(judged.use.parallel - 4 * 5 / 10) < 0.01
         assert judged.use.queued == 1, "two are in it, and it runs one"
         for call in one.runtime.running[4:]:
@@ -94,9 +111,9 @@ def test_heavy_use_is_remembered() -> None:
         seen = usage(one)
         await use(one, 300)
         await asyncio.sleep(10)
-        assert only(list(seen.look())).use.heavy_age_s == 0.0
+        assert only(await seen.look()).use.heavy_age_s == 0.0
         await asyncio.sleep(100)
-        assert abs(only(list(seen.look())).use.heavy_age_s - 100) < 0.1
+        assert abs(only(await seen.look()).use.heavy_age_s - 100) < 0.1
         await one.close()
 
     run(main())
@@ -133,7 +150,7 @@ def test_the_fleet_is_those_that_may_hold_the_model() -> None:
         others, one.peers.known = one.peers.known, {}
         await use(one, 1)  # so it is loaded here
         one.peers.known = others
-        judged = only(list(usage(one).look()))
+        judged = only(await usage(one).look())
         assert judged.fleet.instances == 2
         assert judged.fleet.free_share == 600 / 2000
         assert abs(judged.fleet.oldest_use_age_s - 60) < 0.1

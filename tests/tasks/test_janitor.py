@@ -1,6 +1,5 @@
 """The registry is made to say of an instance what is true."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from modelmesh.registry.memory import MemoryStore
 from modelmesh.registry.store import MODELS, Put
 from modelmesh.simulation.clock import run
 from modelmesh.tasks.janitor import SLACK_MS, Janitor
+from tests.turns import turns_of_others
 
 NOW_MS = 10_000_000
 PLAIN = ModelRecord("dummy")
@@ -105,18 +105,9 @@ def test_a_record_that_cannot_be_read_is_passed_over() -> None:
 
 def test_a_sweep_over_many_lets_others_have_their_turns() -> None:
     async def main() -> None:
-        turns = 0
-
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        beside = asyncio.ensure_future(others())
-        words = await swept({f"m{n:04}": MINE.to_json() for n in range(2000)})
-        beside.cancel()
+        async with turns_of_others() as turns:
+            words = await swept({f"m{n:04}": MINE.to_json() for n in range(2000)})
         assert len(words.said) == 2000
-        assert turns > 3
+        assert turns.count > 3
 
     run(main())

@@ -14,6 +14,7 @@ from modelmesh.registry.models import Models
 from modelmesh.registry.store import MODELS, Put
 from modelmesh.simulation.clock import run
 from modelmesh.tasks.reaping import Reaper
+from tests.turns import turns_of_others
 
 ROOM = InstanceRecord(start_ms=1, capacity_units=100_000, load_slots=4, lru_ms=1)
 HELD = ModelRecord("dummy", instance_ids={"dead": 1}, loaded_in={"dead": 2})
@@ -219,19 +220,8 @@ def test_a_look_over_many_records_lets_others_have_their_turns() -> None:
     async def main() -> None:
         rounds = Rounds(ReapingLimits())
         await rounds.register(900, ModelRecord("dummy"))
-        turns = 0
-
-        async def others() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        beside = asyncio.ensure_future(others())
-        await asyncio.sleep(0)
-        before = turns
-        await rounds.reaper.tick()
-        beside.cancel()
-        assert turns - before >= 4
+        async with turns_of_others() as turns:
+            await rounds.reaper.tick()
+        assert turns.count >= 8
 
     run(main())

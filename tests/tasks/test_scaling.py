@@ -10,6 +10,7 @@ from modelmesh.policy.scaling import Copies, FleetUse, ScalingLimits, Use, Wishe
 from modelmesh.serving.usage import Judged
 from modelmesh.simulation.clock import run
 from modelmesh.tasks.scaling import MOST_DROPPED, MOST_GROWING, Scaler
+from tests.turns import turns_of_others
 
 LIMITS = ScalingLimits()
 BUSY = Judged(
@@ -62,7 +63,10 @@ class Scaling:
         self.judged = list(judged)
         self.hands = Hands()
         self.draining = False
-        self.scaler = Scaler(lambda: self.judged, self.hands, lambda: LIMITS, lambda: self.draining)
+        self.scaler = Scaler(self.look, self.hands, lambda: LIMITS, lambda: self.draining)
+
+    async def look(self) -> list[Judged]:
+        return self.judged
 
 
 def named(judged: Judged, count: int) -> list[Judged]:
@@ -166,5 +170,17 @@ def test_who_leaves_makes_nothing_more_or_less() -> None:
         await asyncio.sleep(100)
         assert scaling.hands.copied == []
         assert scaling.hands.dropped == []
+
+    run(main())
+
+
+def test_a_look_over_many_copies_lets_others_have_their_turns() -> None:
+    async def main() -> None:
+        scaling = Scaling(*named(IDLE, 1000))
+        scaling.hands.drops = False
+        async with turns_of_others() as turns:
+            await scaling.scaler.tick()
+        assert len(scaling.hands.dropped) == 1000
+        assert turns.count >= 4
 
     run(main())
