@@ -8,13 +8,12 @@ behind. Nothing but wiring belongs here: no decision, no parsing.
 """
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from random import Random
 from typing import Protocol
@@ -41,7 +40,7 @@ from modelmesh.assembly import (
 )
 from modelmesh.daemon import Daemon, Doors
 from modelmesh.errors import MeshError
-from modelmesh.observe import logs, spec
+from modelmesh.observe import collector, logs, spec
 from modelmesh.observe.metrics import Gauges, Metrics
 from modelmesh.observe.tasks import logged, stop
 from modelmesh.peers.port import QUICK
@@ -302,24 +301,13 @@ def run(settings: Settings, without_effect: Mapping[str, str]) -> int:
         return 0
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """What is made meanwhile stays, in hundreds of thousands: the collector never looks at it."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 async def _main(settings: Settings) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     try:
-        app = App(settings, reading=uncollected)
+        app = App(settings, reading=collector.uncollected)
     except ValueError as error:
         return _refused(str(error))
     starting = loop.create_task(app.start(), name="start")

@@ -28,7 +28,8 @@ from random import Random
 import structlog
 
 from modelmesh.errors import MeshError
-from modelmesh.observe.tasks import spawn, stop
+from modelmesh.observe import collector
+from modelmesh.observe.tasks import REST_S, rest, spawn, stop
 from modelmesh.registry.availability import PATIENCE_S, Availability
 from modelmesh.registry.history import History, Mark
 from modelmesh.registry.remote_table import TOMBSTONES, Listing, RemoteTable, Restored
@@ -47,7 +48,8 @@ class Bounds:
 
     relist_s: float = 60.0  # with up to `relist_jitter_s` more: daemons must not list in step
     relist_jitter_s: float = 10.0
-    page_entries: int = 1000  # of a first page; bounds the loop's turn in which entries are taken
+    page_entries: int = 1000  # of a first page
+    turn_entries: int = 250  # taken in one turn of the loop: some 0.3 ms
     # etcd counts all that is left for every page, so few cost it least; what a page takes while it
     # is read stays with the process (1 KB an entry).
     most_page_entries: int = 3000
@@ -219,17 +221,21 @@ class Follower:
     async def _next(self, listing: Listing, after: str, mark: Mark) -> str | None:
         """Take the next page, in turns; what to go on after, or None at the end or once the history
         has. Apart from `_list`, so that no page is held while the next one comes."""
+        with collector.still():  # nearly all of it is as it was, and dropped
+            return await self._take(listing, after, mark)
+
+    async def _take(self, listing: Listing, after: str, mark: Mark) -> str | None:
         asked = self._history.mark()
         page = await self._page(after)
         if why := self._history.contradiction(asked, page.revision):
             raise Restored(why)
         reached: str | None = after
-        for part in parts(page, self._bounds.page_entries):
+        for part in parts(page, self._bounds.turn_entries):
             if reached is None or not self._history.same(mark):
                 return None
             self._history.saw(page.revision)
             reached = listing.add(reached, part)
-            await asyncio.sleep(0)
+            await rest(REST_S if self.listed.is_set() else 0.0)
         return reached
 
     async def _page(self, after: str) -> Page:

@@ -1,7 +1,6 @@
 """One daemon whose start fails at each of its steps, and whose end comes at odd moments."""
 
 import asyncio
-import gc
 import json
 import os
 import socket
@@ -14,7 +13,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from modelmesh.app import App, uncollected
+from modelmesh.app import App
 from modelmesh.errors import MeshError
 from modelmesh.settings import Settings
 from tests.runtime.waiting import until
@@ -61,8 +60,8 @@ async def _fails(settings: Settings) -> BaseException:
     app = App(settings)
     with pytest.raises((MeshError, OSError)) as caught:
         await asyncio.wait_for(app.start(), 60)
-    await asyncio.wait_for(app.stop(), 15)
-    assert _children() <= children
+    await asyncio.wait_for(app.stop(), 60)
+    await until(lambda: _children() <= children)
     await until(lambda: _descriptors() <= descriptors)
     return caught.value
 
@@ -116,7 +115,7 @@ async def test_static_models_that_do_not_load(tmp_path: Path) -> None:
 async def test_a_start_that_is_given_up_while_a_static_model_loads(tmp_path: Path) -> None:
     slow = {
         "modelId": "m",
-        "modelInfo": {"type": "dummy", "path": "", "key": '{"load_s": 60}'},
+        "modelInfo": {"type": "dummy", "path": "", "key": '{"load_s": 300}'},
         "ensureLoaded": True,
     }
     children = _children()
@@ -126,8 +125,8 @@ async def test_a_start_that_is_given_up_while_a_static_model_loads(tmp_path: Pat
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
-    await asyncio.wait_for(app.stop(), 15)
-    assert _children() <= children
+    await asyncio.wait_for(app.stop(), 60)
+    await until(lambda: _children() <= children)
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.01, 0.3, 1.0])
@@ -138,24 +137,10 @@ async def test_a_start_that_is_given_up_at_any_moment(tmp_path: Path, moment_s: 
     await asyncio.wait([start], timeout=moment_s)
     start.cancel()
     await asyncio.wait([start])
-    await asyncio.wait_for(app.stop(), 15)
-    assert _children() <= children
+    await asyncio.wait_for(app.stop(), 60)
+    await until(lambda: _children() <= children)
 
 
 async def test_an_inline_runtime_that_cannot_be_imported(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tier="inline", runtimes="tests.no_such_module:Runtime")
     assert "no_such_module" in str(await _fails(settings))
-
-
-def test_the_collector_rests_while_a_registry_is_read_and_works_afterwards() -> None:
-    assert gc.isenabled()
-    kept: list[dict[str, object]] = []
-    try:
-        with suppress(OSError), uncollected():
-            assert not gc.isenabled()
-            kept.append({"self": kept})
-            raise OSError("no disk")
-        assert gc.isenabled()
-        assert not any(each is kept[0] for each in gc.get_objects())  # it is not looked at again
-    finally:
-        gc.unfreeze()
