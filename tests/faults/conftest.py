@@ -16,7 +16,7 @@ def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     joblib.dump(
         svm.SVC(gamma="scale").fit(*datasets.load_iris(return_X_y=True)), folder / "iris.joblib"
     )
-    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "2000", "SHUTDOWN_TIMEOUT_MS": "2000"}
+    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "20000", "SHUTDOWN_TIMEOUT_MS": "2000"}
     with child(folder, **settings) as daemon:
         yield Scene(daemon, folder / "iris.joblib")
 

@@ -16,7 +16,7 @@ from tests.app.client import Client, answer_of
 from tests.faults.suspects import File
 
 BURST_S: Final = 0.05  # ten requests each: 200 a second
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 40.0
 
 _DUMMIES: Final = tuple(f"neighbour-{n}" for n in range(9))
 _WITNESS: Final = "neighbour-witness"

@@ -20,6 +20,7 @@ from tests.app.daemon import FREE_PORTS, Child, child, process
 REGISTRATIONS: Final = 2000
 AT_A_TIME: Final = 1000  # a daemon answers 1,024 management calls at once, and refuses more
 ROUNDS: Final = 3
+PATIENCE_S: Final = 60.0
 
 
 class Registering:
@@ -38,11 +39,11 @@ class Registering:
         """Send them all, as fast as places become free; the daemon is killed on the way."""
         futures = []
         for number in range(REGISTRATIONS):
-            self._slots.acquire(timeout=20)
+            self._slots.acquire(timeout=PATIENCE_S)
             model_id, key = f"{self._prefix}-{number}", f'{{"size_bytes": {number}}}'
             info = mesh_pb.ModelInfo(type="dummy", key=key)
             request = mesh_pb.RegisterModelRequest(modelId=model_id, modelInfo=info)
-            future = self._daemon.mesh.registerModel.future(request, timeout=20)
+            future = self._daemon.mesh.registerModel.future(request, timeout=PATIENCE_S)
             future.add_done_callback(lambda done, m=model_id, k=key: self._done(m, k, done))
             futures.append(future)
         for future in futures:
@@ -58,6 +59,7 @@ class Registering:
         self._slots.release()
 
 
+@pytest.mark.timeout(300)  # four starts and 6,000 registrations, on a busy machine too
 @pytest.mark.parametrize("seed", [1])
 def test_no_acknowledged_registration_is_lost(seed: int, tmp_path: Path) -> None:
     chosen = random.Random(seed)
@@ -80,5 +82,7 @@ def test_no_acknowledged_registration_is_lost(seed: int, tmp_path: Path) -> None
 
 def assert_all_there(daemon: Child, acknowledged: dict[str, str]) -> None:
     request = admin_pb.ListModelsRequest(page_size=10_000)
-    found = {row.model_id: row.key for row in daemon.admin.ListModels(request, timeout=20).models}
+    found = {
+        row.model_id: row.key for row in daemon.admin.ListModels(request, timeout=PATIENCE_S).models
+    }
     assert acknowledged.items() <= found.items()

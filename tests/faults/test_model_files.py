@@ -19,7 +19,7 @@ from tests.faults.suspects import File
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("registry")
-    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "1000", "SHUTDOWN_TIMEOUT_MS": "2000"}
+    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "20000", "SHUTDOWN_TIMEOUT_MS": "2000"}
     with child(folder, **settings) as daemon:
         yield daemon
 
@@ -190,7 +190,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_refuses_registrations_and_loses_none(small_disk: Path, tmp_path: Path) -> None:
-    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "1000", "SHUTDOWN_TIMEOUT_MS": "2000"}
+    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "20000", "SHUTDOWN_TIMEOUT_MS": "2000"}
     ballast = small_disk / "ballast"
     with child(small_disk, **settings) as daemon:
         neighbours = Neighbours(daemon, tmp_path)

@@ -38,7 +38,7 @@ MIB: Final = 1 << 20
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "2000", "SHUTDOWN_TIMEOUT_MS": "2000"}
+    settings = {"MM_SHARED_HOSTS": "1", "MM_SET_ASIDE_MS": "20000", "SHUTDOWN_TIMEOUT_MS": "2000"}
     with child(tmp_path_factory.mktemp("registry"), **settings) as daemon:
         yield daemon
 
