@@ -1,29 +1,16 @@
-"""How often others come to their turn of the loop while something long is done."""
+"""How often others may have their turn of the loop while something long is done."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
+from typing import Any
+
+from modelmesh.simulation.clock import SimulatedLoop
 
 
-class Turns:
-    """Turns that others have had."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    async def take(self) -> None:
-        while True:
-            await asyncio.sleep(0)
-            self.count += 1
-
-
-@asynccontextmanager
-async def turns_of_others() -> AsyncIterator[Turns]:
-    """Counts them until the block ends."""
-    turns = Turns()
-    others = asyncio.ensure_future(turns.take())
-    await asyncio.sleep(0)
-    try:
-        yield turns
-    finally:
-        others.cancel()
+async def turns_of(work: Awaitable[Any]) -> int:
+    """Turns of the loop that this work takes."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulatedLoop)
+    before = loop.turns
+    await work
+    return loop.turns - before

@@ -230,12 +230,13 @@ class Follower:
         if why := self._history.contradiction(asked, page.revision):
             raise Restored(why)
         reached: str | None = after
-        for part in parts(page, self._bounds.turn_entries):
+        for number, part in enumerate(parts(page, self._bounds.turn_entries)):
+            if number:
+                await rest(REST_S if self.listed.is_set() else 0.0)
             if reached is None or not self._history.same(mark):
                 return None
             self._history.saw(page.revision)
             reached = listing.add(reached, part)
-            await rest(REST_S if self.listed.is_set() else 0.0)
         return reached
 
     async def _page(self, after: str) -> Page:

@@ -111,7 +111,7 @@ def test_what_became_of_copies_is_written_in_few_transactions() -> None:
             a.gone("m2")
             a.loaded("unregistered")
             assert await a.flush(5)
-            assert store.commits == 3
+            assert store.commits == 8
             assert models.get("m0") is not None
             assert models.get("m0").loaded_in.keys() == {"a"}  # type: ignore[union-attr]
             assert models.get("m1").failure_message("a") == "no such file"  # type: ignore[union-attr]

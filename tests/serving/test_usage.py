@@ -10,7 +10,7 @@ from modelmesh.policy.scaling import ScalingLimits, Wishes
 from modelmesh.serving.usage import Judged, Usage
 from modelmesh.simulation.clock import run
 from tests.serving.fleet_of_many import ME, ROOM, OfMany, answered
-from tests.turns import turns_of_others
+from tests.turns import turns_of
 
 LIMITS = ScalingLimits()
 ENOUGH = Failure(Code.UNKNOWN, "enough")
@@ -71,10 +71,9 @@ def test_a_look_at_many_copies_lets_others_have_their_turns() -> None:
         for name in names:
             await one.register(name)
             await answered(one.ask(name))
-        async with turns_of_others() as turns:
-            looked = await usage(one).look()
-        assert [judged.model_id for judged in looked] == names
-        assert turns.count >= 4
+        looked = asyncio.ensure_future(usage(one).look())
+        assert await turns_of(looked) >= 4
+        assert [judged.model_id for judged in looked.result()] == names
         await one.close()
 
     run(main())

@@ -14,7 +14,7 @@ from modelmesh.registry.models import Models
 from modelmesh.registry.store import MODELS, Put
 from modelmesh.simulation.clock import run
 from modelmesh.tasks.reaping import Reaper
-from tests.turns import turns_of_others
+from tests.turns import turns_of
 
 ROOM = InstanceRecord(start_ms=1, capacity_units=100_000, load_slots=4, lru_ms=1)
 HELD = ModelRecord("dummy", instance_ids={"dead": 1}, loaded_in={"dead": 2})
@@ -220,8 +220,6 @@ def test_a_look_over_many_records_lets_others_have_their_turns() -> None:
     async def main() -> None:
         rounds = Rounds(ReapingLimits())
         await rounds.register(900, ModelRecord("dummy"))
-        async with turns_of_others() as turns:
-            await rounds.reaper.tick()
-        assert turns.count >= 8
+        assert await turns_of(rounds.reaper.tick()) >= 8
 
     run(main())
