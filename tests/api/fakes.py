@@ -289,7 +289,7 @@ def rooms(*model_ids: str) -> Rooms:
     return Rooms({model_id: ModelRecord("dummy") for model_id in model_ids})
 
 
-async def until(condition: Callable[[], object], bound_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], bound_s: float = 30.0) -> None:
     """Wait for the condition; fail after the bound."""
     end = time.monotonic() + bound_s
     while not condition():
@@ -381,7 +381,7 @@ class Stream:
     async def failure(self) -> Failure | None:
         """How it ended."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await self.reply.future
         except MeshError as error:
             return error.failure

@@ -92,7 +92,7 @@ async def test_what_a_model_itself_does_not_find_is_a_failure() -> None:
 
 
 async def failure_of(reply: FutureReply) -> Failure:
-    await asyncio.wait([reply.future], timeout=5)
+    await asyncio.wait([reply.future], timeout=30)
     error = reply.future.exception()
     failure: Failure = error.failure  # type: ignore[union-attr]
     return failure

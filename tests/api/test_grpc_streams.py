@@ -295,8 +295,8 @@ async def test_real_health_client(served: tuple[GrpcPort, grpc.aio.Channel]) -> 
     port, channel = served
     stub = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service="inference.GRPCInferenceService")
-    assert (await stub.Check(request, timeout=10)).status == health_pb2.HealthCheckResponse.SERVING
-    watch = stub.Watch(request, timeout=10)
+    assert (await stub.Check(request, timeout=30)).status == health_pb2.HealthCheckResponse.SERVING
+    watch = stub.Watch(request, timeout=30)
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     port.drain()
     with pytest.raises(grpc.aio.AioRpcError) as gone:
@@ -307,7 +307,7 @@ async def test_real_health_client(served: tuple[GrpcPort, grpc.aio.Channel]) -> 
 async def test_real_reflection_client(served: tuple[GrpcPort, grpc.aio.Channel]) -> None:
     _, channel = served
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    talk = stub.ServerReflectionInfo(timeout=10)
+    talk = stub.ServerReflectionInfo(timeout=30)
     await talk.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     listed = (await talk.read()).list_services_response
     assert [each.name for each in listed.service] == sorted(SERVICES)
@@ -323,7 +323,7 @@ async def test_a_real_caller_that_goes_frees_its_place(
     served: tuple[GrpcPort, grpc.aio.Channel],
 ) -> None:
     port, channel = served
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
     await watch.read()
     watches: dict[Call, Any] = port._health._watches.open
     assert len(watches) == 1

@@ -39,7 +39,7 @@ async def get(handler: Handler, kind: str, query: str = "") -> tuple[bytes, dict
     reply = FutureReply()
     metadata: Metadata = ((":query", query),) if query else ()
     handler([Call(kind, b"", reply, metadata)])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         (body,) = await reply.future
     return bytes(body), dict(reply.metadata)
 
@@ -92,7 +92,7 @@ async def test_scrapes_are_bounded() -> None:
     ends = []
     for each in calls:
         assert isinstance(each.reply, FutureReply)
-        ends.append(await asyncio.wait([each.reply.future], timeout=10))
+        ends.append(await asyncio.wait([each.reply.future], timeout=30))
     failures = [done.pop().exception() for done, _ in ends]
     assert [failure is None for failure in failures] == [True] * 4 + [False] * 2
 
@@ -136,7 +136,7 @@ async def test_over_http() -> None:
     for path in ("/ready", "/live", "/metrics?name[]=modelmesh_models_managed_total", "/nothing"):
         writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
     writer.write(b"PUT /live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    said = (await asyncio.wait_for(reader.read(), 10)).decode()
+    said = (await asyncio.wait_for(reader.read(), 30)).decode()
     writer.close()
     await writer.wait_closed()
     await server.drain(1)

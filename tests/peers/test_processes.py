@@ -1,5 +1,6 @@
 """Peers that are real processes: stopped, woken, killed and started again."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -68,9 +69,11 @@ async def peers() -> AsyncIterator[Members]:
 
 async def meet(peers: Members, daemon: Daemon) -> Peer:
     peers.update({"b": InstanceRecord(start_ms=1, address=f"127.0.0.1:{daemon.port}")})
-    assert await peers.ask_health("b")
     peer = peers.get("b")
     assert peer is not None
+    async with asyncio.timeout(60):
+        while not await peers.ask_health("b"):  # it may stand still for a moment
+            pass
     return peer
 
 

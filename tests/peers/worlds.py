@@ -29,7 +29,7 @@ from tests.peers.relay import Relay
 HIT = Hops(Intent.HIT, "a")
 
 
-async def until(condition: Callable[[], Any], bound_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], bound_s: float = 30.0) -> None:
     """Wait for the condition, in the loop's time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + bound_s
@@ -258,7 +258,7 @@ class GrpcWorld(World):
 
     async def drain(self, instance_id: str) -> None:
         self._relays[instance_id].refuse()
-        await self._newest[instance_id].drain(10)
+        await self._newest[instance_id].drain(60)
 
     async def restart(self, instance_id: str) -> None:
         await self._relays[instance_id].open()

@@ -7,6 +7,7 @@ import pytest
 from modelmesh.domain.records import ModelRecord
 from modelmesh.errors import Code, Failure, MeshError, Reason
 from modelmesh.serving.status import State
+from modelmesh.simulation.clock import run
 from modelmesh.wire.awaiting import FutureReply
 from tests.serving.fleet_of_one import One, until
 
@@ -98,17 +99,20 @@ async def test_waiting_models_are_bounded() -> None:
     await one.instance.drain(0)
 
 
-async def test_a_deadline_answers_the_caller_and_the_load_goes_on() -> None:
-    one = One()
-    one.runtime.at_once = False
-    await one.register("m")
-    reply = one.ask("m", deadline=asyncio.get_running_loop().time() + 0.05)
-    await until(lambda: "m" in one.runtime.gates)
-    with pytest.raises(MeshError) as failed:
-        await reply.future
-    assert failed.value.failure.code is Code.DEADLINE_EXCEEDED
-    one.runtime.gates["m"].set_result(None)
-    await until(lambda: one.copies.is_loaded("m"))
+def test_a_deadline_answers_the_caller_and_the_load_goes_on() -> None:
+    async def main() -> None:
+        one = One()
+        one.runtime.at_once = False
+        await one.register("m")
+        reply = one.ask("m", deadline=asyncio.get_running_loop().time() + 0.05)
+        await until(lambda: "m" in one.runtime.gates)
+        with pytest.raises(MeshError) as failed:
+            await reply.future
+        assert failed.value.failure.code is Code.DEADLINE_EXCEEDED
+        one.runtime.gates["m"].set_result(None)
+        await until(lambda: one.copies.is_loaded("m"))
+
+    run(main())
 
 
 async def test_a_call_that_is_read_after_its_deadline_starts_nothing() -> None:
@@ -195,7 +199,7 @@ async def test_registering_anew_while_the_old_load_runs_loads_the_new_one() -> N
     await one.management.register("m", ModelRecord("dummy", "/other"), False, False)
     one.runtime.at_once = True
     new = one.ask("m")
-    assert await asyncio.wait_for(new.future, 5) == [b"m"]
+    assert await asyncio.wait_for(new.future, 30) == [b"m"]
     assert code(old) is Code.NOT_FOUND
     assert one.runtime.loads == ["m", "m"]
     assert one.copies.ledger.reserved_bytes == 100
@@ -257,7 +261,7 @@ async def test_draining_serves_what_is_loaded_and_loads_nothing_new() -> None:
     await until(lambda: one.instance.draining)
     assert code(one.ask("cold")) is Code.UNAVAILABLE
     one.runtime.running[0].reply.answer(b"last")
-    await asyncio.wait_for(drained, 5)
+    await asyncio.wait_for(drained, 30)
     assert await running.future == [b"last"]
 
 

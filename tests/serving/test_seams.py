@@ -190,7 +190,7 @@ async def test_an_unload_on_purpose_waits_for_the_last_call() -> None:
         await asyncio.sleep(0)
     assert not unload.done(), "it is still in use"
     one.runtime.running[0].reply.answer(b"done")
-    assert await asyncio.wait_for(unload, 5)
+    assert await asyncio.wait_for(unload, 30)
     assert await reply.future == [b"done"]
     assert one.runtime.unloads == ["m"]
 
@@ -204,7 +204,7 @@ async def test_an_unload_on_purpose_ends_when_the_model_is_lost() -> None:
     unload = asyncio.create_task(one.management.unload("m"))
     await asyncio.sleep(0)
     one.instance.model_lost("m", NO_HOST)
-    assert await asyncio.wait_for(unload, 5)
+    assert await asyncio.wait_for(unload, 30)
 
 
 async def test_nothing_is_loaded_after_the_end() -> None:

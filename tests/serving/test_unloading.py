@@ -58,7 +58,7 @@ def test_pauses(failed: int, pause_s: float) -> None:
 @pytest.mark.parametrize("broken", [MeshError(BUSY), OSError("broken")], ids=repr)
 async def test_an_unload_that_fails_is_tried_again(broken: Exception) -> None:
     one = await one_with(Stubborn(refusals=2, broken=broken))
-    assert await asyncio.wait_for(one.management.unload("m"), 5)
+    assert await asyncio.wait_for(one.management.unload("m"), 30)
     assert one.runtime.unloads == ["m"] * 3
     assert one.runtime.expelled == []
     assert one.copies.ledger.reserved_bytes == 0
@@ -105,7 +105,7 @@ async def test_what_cannot_even_be_expelled_is_written_off_until_it_goes_after_a
 async def test_whoever_asked_for_an_unload_is_told_that_it_failed() -> None:
     one = await one_with(Stubborn(refusals=10**9))
     with pytest.raises(MeshError) as caught:
-        await asyncio.wait_for(one.management.unload("m"), 5)
+        await asyncio.wait_for(one.management.unload("m"), 30)
     assert caught.value.failure == BUSY
     await one.loader.close()
 
@@ -133,6 +133,6 @@ async def test_files_that_cannot_be_released_hold_no_memory() -> None:
             raise OSError("read-only")
 
     one = await one_with(Stubborn(), storage=Broken())
-    assert await asyncio.wait_for(one.management.unload("m"), 5)
+    assert await asyncio.wait_for(one.management.unload("m"), 30)
     assert one.copies.ledger.reserved_bytes == 0
     assert counted(one) == (0, 0)

@@ -235,11 +235,13 @@ class HungDisk(LocalStorage):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(timeout_s=timeout_s)
-        self.gate = threading.Event()
+        self.gate, self.full = threading.Event(), threading.Event()
         self.looks: list[str] = []
 
     def _find(self, path: str) -> LocalModel:
         self.looks.append(path)
+        if len(self.looks) == FETCHES:
+            self.full.set()
         assert self.gate.wait(60)
         return super()._find(path)
 
@@ -251,6 +253,7 @@ async def test_a_hung_disk_is_not_waited_for(tmp_path: Path) -> None:
     errors = await asyncio.gather(*(refusal(storage, path) for path in paths))
     assert {error.failure.code for error in errors} == {Code.UNAVAILABLE}
     assert all(error.failure.retry_after_s is not None for error in errors)
+    assert storage.full.wait(30)  # threads may be late
     assert len(storage.looks) == FETCHES  # a hung look keeps its place: threads are bounded
     storage.gate.set()
     async with asyncio.timeout(30):
