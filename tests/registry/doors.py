@@ -8,6 +8,7 @@ a name in `STORES` only.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,12 @@ from modelmesh.registry.tables import TabledStore
 from tests.registry.virtual_loop import VirtualLoop
 
 S = TypeVar("S", bound=Store)
+ATTEMPTS = 3
 HISTORY_EVENTS = 4096
+
+
+class Overslept(Exception):
+    """It took so long that a lease may have ended meanwhile: what was seen shows nothing."""
 
 
 class AnyDoor(ABC, Generic[S]):
@@ -45,8 +51,16 @@ class AnyDoor(ABC, Generic[S]):
     async def forget(self, store: Store) -> None:
         """Let watchers that lag by more than `history_events` have lost them."""
 
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def lives(self, since: float) -> None:
+        """A lease that began, or was renewed, not before `since` is alive: or else Overslept."""
+        if self.now() - since >= self.ttl_s:
+            raise Overslept
+
     def run(self, test: Callable[[S, Any], Coroutine[Any, Any, None]]) -> None:
-        """Run one scenario over a fresh store, and close it."""
+        """Run one scenario over a fresh store, and close it; again if it overslept."""
 
         async def scenario() -> None:
             store = await self.open()
@@ -55,8 +69,11 @@ class AnyDoor(ABC, Generic[S]):
             finally:
                 await store.close()
 
-        with asyncio.Runner(loop_factory=self.loop) as runner:
-            runner.run(scenario())
+        for _ in range(ATTEMPTS):
+            with asyncio.Runner(loop_factory=self.loop) as runner, suppress(Overslept):
+                runner.run(scenario())
+                return
+        raise AssertionError("it overslept each time")
 
 
 class Door(AnyDoor[TabledStore]):

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from modelmesh.registry.etcd.config import EtcdConfig
-from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.store import Store
 from tests.registry.doors import DOORS, HISTORY_EVENTS, AnyDoor
 from tests.registry.etcd_server import PROGRAMS, EtcdServer, shared
+from tests.registry.patient import PatientStore
 
 _roots = itertools.count()
 
 
-class TidyStore(EtcdStore):
+class TidyStore(PatientStore):
     """Takes its leases along, so that none ends while the next test counts revisions."""
 
     def __init__(self, config: EtcdConfig) -> None:
@@ -32,15 +32,15 @@ class TidyStore(EtcdStore):
         await super().close()
 
 
-class EtcdDoor(AnyDoor[EtcdStore]):
-    ttl_s = 3.0  # the least that leaves a busy machine time (etcd's own least is 2 s)
+class EtcdDoor(AnyDoor[PatientStore]):
+    ttl_s = 3.0  # etcd's own least is 2 s
 
     def __init__(self, folder: Path, version: str) -> None:
         super().__init__(folder)
         self._version = version
         self._own: EtcdServer | None = None
 
-    async def open(self) -> EtcdStore:
+    async def open(self) -> PatientStore:
         if self.history_events != HISTORY_EVENTS:  # it will be compacted: not for others
             self._own = EtcdServer(PROGRAMS[self._version], self.folder)
             self._own.start()

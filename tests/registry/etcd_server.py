@@ -25,7 +25,7 @@ from modelmesh.cli.etcd_process import (
 )
 from modelmesh.registry.etcd.config import EtcdConfig, Tls
 
-START_S = 30.0
+START_S = 60.0
 ATTEMPTS = 3  # a free port may be taken by somebody else before etcd has it
 
 
@@ -134,7 +134,7 @@ class EtcdServer:
 
     def ask(self, path: str, document: dict[str, Any], token: str = "") -> Any:
         """etcd's JSON gateway: another way in than ours, for what only operators do."""
-        connection = http.client.HTTPConnection(HOST, self.place.client_port, timeout=10)
+        connection = http.client.HTTPConnection(HOST, self.place.client_port, timeout=30)
         headers = {"Authorization": token} if token else {}
         try:
             connection.request("POST", f"/v3/{path}", json.dumps(document), headers)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.store import Put
 from tests.registry.etcd_server import EtcdServer
+from tests.registry.patient import PatientStore
+
+pytestmark = pytest.mark.timeout(400)
 
 WITNESS = Path(__file__).with_name("witness.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +36,7 @@ def said_by_witness(server: EtcdServer, stubs: str) -> dict[str, object]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert said.returncode == 0, said.stderr
     document: dict[str, object] = json.loads(said.stdout)
@@ -43,7 +45,7 @@ def said_by_witness(server: EtcdServer, stubs: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("stubs", ["published", "regenerated"])
 async def test_an_independent_client_reads_what_we_wrote(etcd: EtcdServer, stubs: str) -> None:
-    async with EtcdStore(etcd.config("/ns/mm/svc/")) as store:
+    async with PatientStore(etcd.config("/ns/mm/svc/")) as store:
         lease = await store.grant(600)
         first = await store.commit([], [Put("registry/m 🦊", VALUE), Put("registry/n", b"old")])
         second = await store.commit([], [Put("registry/n", b""), Put("instances/i", b"1", lease)])

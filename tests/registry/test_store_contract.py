@@ -336,14 +336,18 @@ async def test_closing_ends_a_watch(store: Store, door: AnyDoor[Any]) -> None:
 async def test_keys_vanish_with_their_lease_as_one_revision(
     store: Store, door: AnyDoor[Any]
 ) -> None:
+    began = door.now()
     lease = await store.grant(door.ttl_s)
     await put(store, "i/a", lease=lease)
     revision = await put(store, "i/b", lease=lease)
-    assert (await entry_at(store, "i/b")).lease == lease
+    found = await store.get("i/b")
     watch = store.watch("i/", revision)
     await door.elapse(0.5 * door.ttl_s)
     await settle()
-    assert await store.get("i/a") is not None
+    later = await store.get("i/a")
+    door.lives(began)
+    assert found is not None
+    assert (found.lease, later is None) == (lease, False)
     await door.elapse(0.6 * door.ttl_s)
     events = await next_events(watch)
     assert [(event.key, event.entry, event.revision) for event in events] == [
@@ -358,13 +362,19 @@ async def test_keys_vanish_with_their_lease_as_one_revision(
 
 @over_every_store
 async def test_a_lease_kept_alive_lives_on(store: Store, door: AnyDoor[Any]) -> None:
+    began = door.now()
     lease = await store.grant(door.ttl_s)
     revision = await put(store, "a", lease=lease)
     for _ in range(3):
         await door.elapse(0.6 * door.ttl_s)
-        assert await store.keep_alive(lease) is True
+        before, began = began, door.now()
+        kept = await store.keep_alive(lease)
+        door.lives(before)
+        assert kept is True
         await settle()
-    assert await store.get("a") is not None
+    found = await store.get("a")
+    door.lives(began)
+    assert found is not None
     await door.elapse(1.1 * door.ttl_s)
     assert await store.keep_alive(lease) is False  # due, even where nobody has noticed yet
     assert [event.key for event in await next_events(store.watch("", revision))] == ["a"]
@@ -372,7 +382,7 @@ async def test_a_lease_kept_alive_lives_on(store: Store, door: AnyDoor[Any]) -> 
 
 @over_every_store
 async def test_a_revoked_lease_takes_its_own_keys_only(store: Store, door: AnyDoor[Any]) -> None:
-    mine, other = await store.grant(door.ttl_s), await store.grant(door.ttl_s)
+    mine, other = await store.grant(60), await store.grant(60)
     assert mine != other
     await put(store, "a", lease=mine)
     await put(store, "b", lease=other)
