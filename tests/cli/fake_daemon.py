@@ -1,8 +1,8 @@
 """A daemon as far as `modelmesh up` sees one: ports, /ready, a metrics page, an end on SIGTERM.
 
 Configured by the same variables. `GET /end/STATUS` on its REST port ends it with that status.
-FAKE_NEVER_READY names the pods that never get ready, FAKE_BROKEN those that end at once,
-FAKE_DEAF those that do not end when asked to.
+FAKE_NEVER_READY names the pods that never get ready, FAKE_BROKEN those that end as soon as their
+neighbour `a` has said a word, FAKE_DEAF those that do not end when asked to.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 ID = os.environ["MM_INSTANCE_ID"]
@@ -48,6 +49,9 @@ class Faces(BaseHTTPRequestHandler):
 def main() -> int:
     print(f"{ID} runs as {os.getpid()}", flush=True)
     if among("FAKE_BROKEN"):
+        log, pause = Path(os.environ["MM_DATA_DIR"]).with_name("a.log"), threading.Event()
+        while not log.exists() or "runs as" not in log.read_text():
+            pause.wait(0.02)
         print("no such thing", file=sys.stderr)
         return 3
     # Blocked before there are threads: one of them could get the signal, and the main thread, which

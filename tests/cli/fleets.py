@@ -25,7 +25,7 @@ _BLOCKS: Final = (_LAST - _FIRST) // 100 // _WORKERS * _WORKERS
 _blocks = itertools.count(os.getppid() * _WORKERS + _WORKER, _WORKERS)
 
 
-def until(condition: Callable[[], Any], within_s: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
     """Wait for it, and return what it says."""
     ends_at = time.monotonic() + within_s
     while not (said := condition()):
@@ -74,7 +74,7 @@ class Run:
 
     def ready(self) -> dict[str, Any]:
         """Wait for its word, then its file (one that was killed leaves its own behind)."""
-        until(lambda: "ready: gRPC" in self.said or self.process.poll() is not None, 60)
+        until(lambda: "ready: gRPC" in self.said or self.process.poll() is not None, 100)
         assert "ready: gRPC" in self.said, self.said
         return self.file
 
@@ -136,7 +136,7 @@ def _clean() -> dict[str, str]:
 
 def get(port: int, path: str) -> int:
     """The status; 0 if the line broke."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=10)
+    connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
         connection.request("GET", path)
         return connection.getresponse().status

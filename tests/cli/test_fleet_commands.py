@@ -90,7 +90,7 @@ def test_a_watch_prints_a_line_for_each_change(served: Served) -> None:
         served.run("models", "unregister", "w-1")
         gone = json.loads(watch.stdout.readline())
         assert (gone["event"], gone["model"]["model_id"]) == ("GONE", "w-1")
-        assert watch.wait(30) == 0
+        assert watch.wait(60) == 0
 
 
 def test_a_watch_ends_on_ctrl_c(served: Served) -> None:
@@ -98,7 +98,7 @@ def test_a_watch_ends_on_ctrl_c(served: Served) -> None:
         assert watch.stdout is not None
         assert watch.stdout.readline() == "watching\n"
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(30) == 130
+        assert watch.wait(60) == 130
 
 
 # --- what is printed of a fleet

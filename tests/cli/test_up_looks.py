@@ -87,27 +87,41 @@ def looker(pod: Pod) -> Looker:
     return Looker(pod, kept)
 
 
+async def answered(eye: Looker, *models: str) -> Look:
+    """A look with figures and names, or with these names; one that the machine keeps still for
+    longer than a look waits has none."""
+    for _ in range(10):
+        look = await eye.look()
+        there = look.figures is not None and bool(look.models or not look.figures.loaded)
+        if there and models in ((), look.models):
+            return look
+    raise AssertionError(f"the last look: {look}")
+
+
 async def test_a_look_has_figures_and_the_first_names(daemon: tuple[Daemon, Pod]) -> None:
-    look = await looker(daemon[1]).look()
+    look = await answered(looker(daemon[1]))
     expected = ("m0", "m3", "m6", "m9")
     assert look == Look("a", 7, True, 0, Figures(1000, 5), expected)
-    assert daemon[0].asked == [""], "the first page had enough"
+    assert set(daemon[0].asked) == {""}, "the first page had enough"
 
 
 async def test_names_are_asked_for_again_only_when_a_model_came_or_went(
     daemon: tuple[Daemon, Pod],
 ) -> None:
     eye = looker(daemon[1])
-    for _ in range(3):
-        assert (await eye.look()).models
-    assert len(daemon[0].asked) == 1
+    await answered(eye)
+    asked = len(daemon[0].asked)
+    for _ in range(2):
+        assert (await answered(eye)).models
+    assert len(daemon[0].asked) == asked
     daemon[0].page += "modelmesh_unloadmodel_milliseconds_count 1\n"
     daemon[0].registered = 4
-    assert (await eye.look()).models == ("m0", "m3")
-    assert len(daemon[0].asked) == 2
+    assert (await answered(eye, "m0", "m3")).models == ("m0", "m3")
+    assert len(daemon[0].asked) > asked
+    asked = len(daemon[0].asked)
     daemon[0].page = "modelmesh_instance_models_total 0\n"
-    assert (await eye.look()).models == ()
-    assert len(daemon[0].asked) == 2
+    assert (await answered(eye)).models == ()
+    assert len(daemon[0].asked) == asked
 
 
 async def test_one_that_is_not_ready_any_more_has_no_figures(daemon: tuple[Daemon, Pod]) -> None:
