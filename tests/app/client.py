@@ -6,9 +6,10 @@ The same for a daemon in a process of its own and for one inside the test's proc
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -19,7 +20,10 @@ from modelmesh.pb import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2
 from modelmesh.pb import model_mesh_pb2 as mesh_pb2
 from modelmesh.pb import model_mesh_pb2_grpc as mesh_pb2_grpc
 
+T = TypeVar("T")
+
 CALL_S: Final = 30.0  # for calls that are to succeed: long enough for a busy machine
+_AGAIN_S: Final = 0.1
 _INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -84,12 +88,23 @@ class Client:
         """Register; the state that the answer tells."""
         info = mesh_pb2.ModelInfo(type=kind, path=path, key=key)
         request = mesh_pb2.RegisterModelRequest(modelId=model_id, modelInfo=info)
-        return _state(self.mesh.registerModel(request, timeout=CALL_S))
+        return _state(patiently(lambda: self.mesh.registerModel(request, timeout=CALL_S)))
+
+    def refused_registration(self, model_id: str) -> Refused:
+        """How it fails to register a dummy; asked once."""
+        info = mesh_pb2.ModelInfo(type="dummy")
+        request = mesh_pb2.RegisterModelRequest(modelId=model_id, modelInfo=info)
+        return refusal_of(self.mesh.registerModel.future(request, timeout=CALL_S))
 
     def dummies(self, *model_ids: str, **behaviour: object) -> None:
         """Register models of the runtime `dummy` that behave so."""
         for model_id in model_ids:
             self.register(model_id, "dummy", key=json.dumps(behaviour))
+
+    def gated(self, gate: Path, *model_ids: str) -> None:
+        """Register models of the runtime `gated`: none loads while the gate is `closed`."""
+        for model_id in model_ids:
+            self.register(model_id, "gated", key=str(gate))
 
     def status(self, model_id: str) -> Any:
         return self.mesh.getModelStatus(mesh_pb2.GetStatusRequest(modelId=model_id), timeout=CALL_S)
@@ -100,19 +115,25 @@ class Client:
     def load(self, model_id: str, *, sync: bool = True) -> str:
         """Have it loaded; the state that the answer tells."""
         request = mesh_pb2.EnsureLoadedRequest(modelId=model_id, sync=sync)
-        return _state(self.mesh.ensureLoaded(request, timeout=CALL_S))
+        return _state(patiently(lambda: self.mesh.ensureLoaded(request, timeout=CALL_S)))
 
     def unload(self, model_id: str) -> None:
-        self.admin.UnloadModel(admin_pb2.UnloadModelRequest(model_id=model_id), timeout=CALL_S)
+        request = admin_pb2.UnloadModelRequest(model_id=model_id)
+        patiently(lambda: self.admin.UnloadModel(request, timeout=CALL_S))
 
     def unregister(self, model_id: str) -> None:
         request = mesh_pb2.UnregisterModelRequest(modelId=model_id)
-        self.mesh.unregisterModel(request, timeout=CALL_S)
+        patiently(lambda: self.mesh.unregisterModel(request, timeout=CALL_S))
 
     def models(self) -> dict[str, Any]:
         """Every model's row of the listing."""
-        listed = self.admin.ListModels(admin_pb2.ListModelsRequest(), timeout=CALL_S)
-        return {row.model_id: row for row in listed.models}
+        request, rows = admin_pb2.ListModelsRequest(), dict[str, Any]()
+        while True:
+            page = self.admin.ListModels(request, timeout=CALL_S)
+            rows |= {row.model_id: row for row in page.models}
+            if not page.next_page_token:
+                return rows
+            request.page_token = page.next_page_token
 
     def loaded(self) -> set[str]:
         return {name for name, row in self.models().items() if row.state == "LOADED"}
@@ -211,12 +232,40 @@ def refusal_of(future: Any) -> Refused:
     return Refused(error.code().name, error.details() or "", reason, retry_s)
 
 
-def until(condition: Callable[[], object], within_s: float = 20.0) -> None:
+def patiently(call: Callable[[], T], within_s: float = 2 * CALL_S) -> T:
+    """What `call` returns. A registry's store that the machine keeps still for a second counts as
+    away: what needs it is refused meanwhile, rightly, and asked again, as a caller is told to."""
+    end = time.monotonic() + within_s
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if not is_about_the_store(error) or time.monotonic() > end:
+                raise
+        time.sleep(_AGAIN_S)  # what the store does has no sign here
+
+
+def is_about_the_store(error: Any) -> bool:
+    """Whether a call was refused because the registry's store did not answer."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and tells_of_the_store(error.details() or "")
+
+
+def tells_of_the_store(said: str) -> bool:
+    return "the registry's store" in said or said.startswith("etcd: ")
+
+
+def until(condition: Callable[[], object], within_s: float = 60.0) -> None:
     """Return when the condition holds; fail when it does not within the bound."""
     end = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.01)  # between two looks at another process
+
+
+def ever_longer(first_s: float) -> Iterator[float]:
+    """Times for what must not be over before it was looked at, until it was not."""
+    yield from (first_s, 6 * first_s, 30 * first_s)
+    raise AssertionError("it was over each time")
 
 
 def changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

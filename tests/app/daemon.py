@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -16,15 +17,16 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import uvloop
 
 from modelmesh.app import App
+from modelmesh.errors import MeshError
 from modelmesh.settings import Settings
-from tests.app.client import Client, until
+from tests.app.client import Client, tells_of_the_store, until
 
 ROOT: Final = Path(__file__).parents[2]
 START_S: Final = 60.0
@@ -32,6 +34,7 @@ STOP_S: Final = 60.0
 # The environment of hosts is an allow-list; names like a locale's pass, so that a test can find
 # every process of its daemon whoever their parents are by now.
 _MARK: Final = "LC_MM_TEST"
+_CHUNK_BYTES: Final = 65536
 
 FREE_PORTS: Final = {
     "MM_SVC_GRPC_PORT": "0",
@@ -73,23 +76,54 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
             cwd=ROOT,
             env={**clean, **environment, name: value},
         )
         self.pid = self._process.pid
-        self.lines: list[str] = []
+        self._lines: list[str] = []
+        self._half = b""  # a line whose end has not come yet
+        self._ended = False
+        self._hearing = threading.Lock()
         self._fresh: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, name=f"stderr of {self.pid}")
+        assert self._process.stderr is not None
+        os.set_blocking(self._process.stderr.fileno(), False)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process.stderr,), name=f"stderr of {self.pid}"
+        )
         self._reader.start()
 
-    def _read(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as stderr:
-            for line in stderr:
-                self.lines.append(line.rstrip("\n"))
-                self._fresh.put(line)
+    def _read(self, stderr: IO[bytes]) -> None:
+        """Until it ends: a pipe that nobody reads would stop it."""
+        coming = select.poll()
+        coming.register(stderr)
+        with stderr:
+            while not self._ended:
+                coming.poll()
+                self._hear(stderr)
         self._fresh.put(None)
+
+    def _hear(self, stderr: IO[bytes]) -> None:
+        """Take what is there."""
+        with self._hearing:
+            while not self._ended:
+                try:
+                    said = os.read(stderr.fileno(), _CHUNK_BYTES)
+                except BlockingIOError:
+                    return
+                self._ended = not said
+                *whole, self._half = (self._half + said).split(b"\n")
+                if self._ended and self._half:
+                    whole.append(self._half)
+                for line in whole:
+                    self._lines.append(line.decode(errors="replace"))
+                    self._fresh.put(self._lines[-1])
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has said before now: also what the thread that reads has had no time for yet."""
+        if self._process.stderr is not None:
+            self._hear(self._process.stderr)
+        return self._lines
 
     def event(self, name: str, within_s: float = START_S) -> dict[str, Any]:
         """Wait for the next JSON line with this event."""
@@ -166,7 +200,7 @@ def child(data_dir: Path | str = "", **environment: str) -> Iterator[Child]:
         if started.status is None:
             started.signal(signal.SIGTERM)
         assert started.wait() == 0, started.lines
-        assert started.family() == {}
+        until(lambda: not started.family())
 
 
 def _is_setting(name: str) -> bool:
@@ -235,6 +269,18 @@ def running(**settings: Any) -> Iterator[Running]:
             daemon.stop()
     finally:
         thread.join(STOP_S)
+
+
+def joined(stack: ExitStack, **settings: Any) -> Running:
+    """A ready daemon of a fleet, until the stack ends. One that meets an etcd that stands still
+    does not start, and is started once more."""
+    for _ in range(2):
+        try:
+            return stack.enter_context(running(**settings))
+        except MeshError as error:
+            if not tells_of_the_store(error.failure.message):
+                raise
+    return stack.enter_context(running(**settings))
 
 
 def _live(settings: Settings, started: "Future[tuple[App, Stop]]") -> None:

@@ -19,7 +19,18 @@ def is_listening(host: str, port: int) -> bool:
 
 def connected(daemon: Client) -> socket.socket:
     """A connection to the REST port."""
-    return socket.create_connection((daemon.host, daemon.ports["rest"]), timeout=10)
+    return socket.create_connection((daemon.host, daemon.ports["rest"]), timeout=30)
+
+
+def said_of_liveness(daemon: Client) -> bytes:
+    """What one request is answered until its connection is closed; b"" if that was idle for too
+    long before."""
+    try:
+        with connected(daemon) as sock:
+            sock.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            return until_closed(sock)
+    except ConnectionError:
+        return b""
 
 
 def until_closed(sock: socket.socket) -> bytes:

@@ -128,7 +128,7 @@ def test_a_cold_call(daemon: Running) -> None:
     load_ms, miss_ms = seen.sums["loadmodel_milliseconds"], seen.sums["cache_miss_milliseconds"]
     assert 50 <= load_ms <= miss_ms + 1  # a host's clock ends before the daemon's
     assert 50 <= invoke_ms <= api_ms
-    assert invoke_ms + miss_ms == pytest.approx(api_ms, abs=1)
+    assert 100 <= invoke_ms + miss_ms <= api_ms + 1  # one after the other
     assert api_ms <= seen.took_ms
     assert seen.sums["loading_queue_delay_milliseconds"] <= miss_ms - load_ms + 1
     assert seen.sums[PREDICT] * 1000 == pytest.approx(invoke_ms)
@@ -208,17 +208,17 @@ def test_a_call_on_an_unknown_model(daemon: Running) -> None:
     assert f"response_size_bytes{labels}" not in seen.sums, "a refusal has no body"
 
 
-def test_a_call_whose_caller_leaves(daemon: Running) -> None:
-    daemon.dummies("slow", predict_s=1.0)
-    daemon.load("slow")
-    decoded = 'request_preprocess_seconds_count{model_name=""}'
+def test_a_call_whose_caller_leaves(daemon: Running, warm: str) -> None:
+    daemon.dummies("long", size_bytes=1000, predict_s=300.0)
+    daemon.load("long")
     with watched(daemon) as seen:
-        before = daemon.metrics().get(decoded, 0)
-        daemon.refused("slow", timeout_s=0.2)
+        call = daemon.begin("long", timeout_s=300.0)
+        until(lambda: daemon.models()["long"].in_use == 1)
+        daemon.infer(warm)  # in the same host, which tells with this answer what it has begun
+        call.cancel()
         until(lambda: daemon.app.instance.open_calls == 0)
-        until(lambda: daemon.metrics().get(decoded, 0) > before)  # its host tells a little later
-    cancelled = invoked("ModelInfer", "CANCELLED")
-    assert seen.counts == cancelled | {PREPROCESS: 1, PREDICT: 1}
+    both = invoked("ModelInfer", "CANCELLED") | invoked("ModelInfer")
+    assert seen.counts == both | {PREPROCESS: 2, PREDICT: 2, POSTPROCESS: 1}
 
 
 # --- the life of models
@@ -240,7 +240,8 @@ def test_an_eviction(daemon: Running) -> None:
     daemon.dummies("old", "new", size_bytes=3 * MIB)
     used = time.monotonic()
     daemon.infer("old")
-    until(lambda: time.monotonic() - used > 0.2)
+    rests = time.monotonic()
+    until(lambda: time.monotonic() - rests > 0.2)
     with watched(daemon) as seen:
         daemon.infer("new")
     gone = UNLOADED | {"age_at_eviction_milliseconds": 1}
@@ -283,12 +284,12 @@ def test_the_least_recent_use(daemon: Running) -> None:
     after = time.time()
     daemon.infer("second")
     until(lambda: daemon.metrics()["modelmesh_instance_lru_age_seconds"] > 0.2)
-    used = daemon.metrics()["modelmesh_instance_lru_seconds"]
-    assert before <= used <= after + 0.01
+    # Two clocks are read, one after the other: now and then something comes between.
+    until(lambda: before <= daemon.metrics()["modelmesh_instance_lru_seconds"] <= after + 0.01)
     age = daemon.metrics()["modelmesh_instance_lru_age_seconds"]
-    assert 0.2 < age <= time.time() - used
+    assert 0.2 < age <= time.time() - before
     daemon.infer("first")
-    assert daemon.metrics()["modelmesh_instance_lru_seconds"] > after
+    until(lambda: daemon.metrics()["modelmesh_instance_lru_seconds"] > after)
 
 
 def test_the_capacity(daemon: Running) -> None:
@@ -299,16 +300,20 @@ def test_the_capacity(daemon: Running) -> None:
 
 
 class Server(ExternalServer):
-    """Unloads when it is let, or refuses to."""
+    """Answers and unloads when it is let, or refuses to unload."""
 
     def __init__(self, status: Any = None) -> None:
-        self.gate = threading.Event()
+        self.gate, self.answers = threading.Event(), threading.Event()
         self.gate.set()
+        self.answers.set()
         self.refusals = 0
         super().__init__(status)
 
+    def work(self, script: dict[str, Any]) -> None:
+        self.answers.wait(60)
+
     def unloadModel(self, request: Any, context: Any) -> Any:
-        self.gate.wait(20)
+        self.gate.wait(60)
         if self.refusals:
             self.refusals -= 1
             context.abort(grpc.StatusCode.INTERNAL, "not now")
@@ -320,9 +325,12 @@ def external(status: Any = None, **settings: Any) -> Iterator[tuple[Server, Runn
     server = Server(status)
     try:
         with running(runtime_port=server.port, **settings) as daemon:
-            yield server, daemon
-            server.refusals = 0
-            server.gate.set()
+            try:
+                yield server, daemon
+            finally:
+                server.refusals = 0
+                server.gate.set()
+                server.answers.set()
     finally:
         server.stop()
 
@@ -357,11 +365,16 @@ def test_calls_that_wait_for_each_other() -> None:
     limited = spi.RuntimeStatusResponse(
         status=spi.RuntimeStatusResponse.READY, limitModelConcurrency=True
     )
-    with external(limited) as (_, daemon):
-        daemon.dummies("m", size_bytes=1000, concurrency=1, predict_s=0.2)
+    with external(limited) as (server, daemon):
+        daemon.dummies("m", size_bytes=1000, concurrency=1)
         daemon.load("m")
         with watched(daemon) as seen:
+            server.answers.clear()
             calls = [daemon.begin("m") for _ in range(2)]
+            until(lambda: daemon.app.instance.open_calls == 2)
+            wait = time.monotonic()
+            until(lambda: time.monotonic() - wait > 0.2)
+            server.answers.set()
             assert [answer_of(each.result())["sum"] for each in calls] == [1.0, 1.0]
         queued = {"req_queue_delay_milliseconds": 2}
         assert seen.counts == invoked("ModelInfer", times=2) | queued | {PREDICT: 2}
@@ -396,9 +409,10 @@ def test_a_model_that_is_never_unloaded() -> None:
 def test_a_debt() -> None:
     """A model turns out to be larger than the room that is left: until it is gone, that is owed."""
     with external(capacity_bytes=3 * MIB, default_model_size_bytes=1000) as (server, daemon):
-        daemon.dummies("busy", size_bytes=2 * MIB, predict_s=2.0)
-        daemon.dummies("grown", size_bytes=2 * MIB)
+        daemon.dummies("busy", size_bytes=2 * MIB)
+        daemon.dummies("grown", size_bytes=2 * MIB, like="no other")  # else its size were known
         daemon.load("busy")
+        server.answers.clear()
         running_call = daemon.begin("busy")
         until(lambda: daemon.models()["busy"].in_use == 1)
         server.gate.clear()
@@ -407,6 +421,7 @@ def test_a_debt() -> None:
         assert {daemon.metrics()[f"modelmesh_{name}"] for name in owed} == {MIB, 4 * MIB}
         server.gate.set()
         until(lambda: daemon.metrics()["modelmesh_instance_debt_bytes"] == 0)
+        server.answers.set()
         assert answer_of(running_call.result())["sum"] == 1.0
 
 

@@ -14,11 +14,12 @@ import grpc
 import pytest
 
 from modelmesh.errors import MeshError
-from tests.app.client import Client, until
+from tests.app.client import Client, answer_of, until
 from tests.app.daemon import Running, running
 from tests.runtime.external_server import ExternalServer
 
 FEW_S: Final = 0.3
+LONG_S: Final = 300.0
 WITNESS: Final = "tests.app.runtimes:Witness"
 
 
@@ -31,18 +32,23 @@ def hosted() -> Iterator[Running]:
 
 def test_load_timeout() -> None:
     with running(load_timeout_s=FEW_S) as daemon:
-        daemon.dummies("hung", load_s=20.0, hold=True)
-        daemon.dummies("quick")
+        daemon.dummies("hung", load_s=LONG_S, hold=True)
         assert daemon.refused("hung").why == ("DEADLINE_EXCEEDED", "LOAD_TIMEOUT")
-        assert daemon.infer("quick")["model"] == "quick"
+        assert serves_a_quick_one(daemon)
 
 
 def test_predict_timeout() -> None:
     with running(predict_timeout_s=FEW_S) as daemon:
-        daemon.dummies("hung", predict_s=20.0, hold=True)
-        daemon.dummies("quick")
+        daemon.dummies("hung", predict_s=LONG_S, hold=True)
         assert daemon.refused("hung").why == ("DEADLINE_EXCEEDED", "PREDICT_TIMEOUT")
-        assert daemon.infer("quick")["model"] == "quick"
+        assert serves_a_quick_one(daemon)
+
+
+def serves_a_quick_one(daemon: Client) -> bool:
+    """One of a few: where the machine stands still any of them is too slow for such a bound."""
+    names = [f"quick-{n}" for n in range(5)]
+    daemon.dummies(*names)
+    return any(daemon.begin(name).exception() is None for name in names)
 
 
 def test_tier(hosted: Running) -> None:
@@ -80,18 +86,19 @@ def test_shared_file_bytes(hosted: Running, tmp_path: Path) -> None:
 
 def test_set_aside() -> None:
     """A model that holds its host keeps another from answering until the host is set aside."""
-    for set_aside_s, first in ((0.1, "quick"), (60.0, "holder")):
-        with running(set_aside_s=set_aside_s) as daemon:
-            daemon.dummies("holder", predict_s=1.5, hold=True)
+    for set_aside_s, holds_s in ((0.1, LONG_S), (60.0, 1.5)):
+        with running(set_aside_s=set_aside_s, shutdown_timeout_s=1.0) as daemon:
+            daemon.dummies("holder", predict_s=holds_s, hold=True)
             daemon.dummies("quick")
             daemon.load("holder")
             daemon.infer("quick")
             order: list[str] = []
-            calls = {name: daemon.begin(name) for name in ("holder", "quick")}
+            calls = {name: daemon.begin(name, timeout_s=LONG_S) for name in ("holder", "quick")}
             for name, call in calls.items():
                 call.add_done_callback(lambda _, name=name, order=order: order.append(name))
-            until(lambda order=order: len(order) == 2)  # type: ignore[misc]
-            assert order[0] == first
+            assert answer_of(calls["quick"].result())["model"] == "quick"
+            until(lambda order=order: "quick" in order)  # type: ignore[misc]
+            assert order == (["quick"] if holds_s == LONG_S else ["holder", "quick"])
 
 
 def test_quarantine_crashes(hosted: Running) -> None:

@@ -1,6 +1,7 @@
 """A registry that ModelMesh left behind: its models are listed and served as they stand there."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -8,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 from modelmesh.registry.etcd.config import EtcdConfig
-from modelmesh.registry.etcd.store import EtcdStore
 from modelmesh.registry.store import MODELS, VMODELS, Change, Put
-from tests.app.daemon import running
+from tests.app.daemon import joined
 from tests.registry.etcd_server import PROGRAMS, EtcdServer, shared, stop_shared
+from tests.registry.patient import PatientStore
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ LEFT = {
 
 
 async def leave_behind(server: EtcdServer, service: str) -> None:
-    store = await EtcdStore.open(EtcdConfig((server.address,), f"/mm/{service}/"))
+    store = PatientStore(EtcdConfig((server.address,), f"/mm/{service}/"))
     try:
         puts: list[Change] = [Put(key, json.dumps(said).encode()) for key, said in LEFT.items()]
         await store.commit([], puts)
@@ -52,7 +53,7 @@ async def leave_behind(server: EtcdServer, service: str) -> None:
 
 
 async def left(server: EtcdServer, service: str, key: str) -> dict[str, Any]:
-    store = await EtcdStore.open(EtcdConfig((server.address,), f"/mm/{service}/"))
+    store = PatientStore(EtcdConfig((server.address,), f"/mm/{service}/"))
     try:
         entry = await store.get(key)
         assert entry is not None
@@ -64,15 +65,17 @@ async def left(server: EtcdServer, service: str, key: str) -> dict[str, Any]:
 async def test_its_models_are_listed_and_served(etcd: EtcdServer, tmp_path: Path) -> None:
     service = f"left-{uuid4().hex}"
     await leave_behind(etcd, service)
-    with running(
-        kv_store=f"etcd:{etcd.address}",
-        kvstore_prefix="mm",
-        service_name=service,
-        instance_id="new",
-        data_dir=str(tmp_path),
-        peer_port=0,
-        tier="inline",
-    ) as daemon:
+    with ExitStack() as stack:
+        daemon = joined(
+            stack,
+            kv_store=f"etcd:{etcd.address}",
+            kvstore_prefix="mm",
+            service_name=service,
+            instance_id="new",
+            data_dir=str(tmp_path),
+            peer_port=0,
+            tier="inline",
+        )
         rows = daemon.models()
         assert set(rows) == {"plain", "copied", "failed", "remote", "foreign"}
         for model_id in ("plain", "copied", "failed"):
