@@ -86,7 +86,7 @@ class Rounds:
             every(self._about(janitor.PERIOD_S), self.janitor.tick, "janitor"),
             every(self.scaling_limits().tick_s, self.scaler.tick, "scaler"),
             every(self._about(reaping.PERIOD_S), self.reaper.tick, "reaper"),
-            every(self._about(census.PERIOD_S), self.census.tick, "census"),
+            every(census.PERIOD_S, self.census.tick, "census"),
         ]
 
     async def stop(self) -> None:
