@@ -81,6 +81,7 @@ class Traffic:
         self._deadline_s = deadline_s
         self._rng = random.Random(seed)
         self._begun = 0
+        self._asked: set[object] = set()  # requests under way
         self._next = 0
         self._ending = False
         self._shut: dict[str, float] = {}  # address -> when it last refused
@@ -111,17 +112,33 @@ class Traffic:
         return self.report
 
     def finish(self, within_s: float) -> Report:
-        """Wait until `most` requests have ended."""
-        self._thread.join(within_s)
+        """Wait until `most` requests have ended, each within that time of the one before it."""
+        while self._goes_on(within_s):
+            pass
         return self.end()
 
     def more(self, count: int, within_s: float = 60.0) -> None:
-        """Wait for so many further right answers."""
-        wanted, end = self.report.right + count, time.monotonic() + within_s
+        """Wait for so many further right answers, each within that time of the one before it: a
+        machine may be slow."""
+        wanted = self.report.right + count
         while self.report.right < wanted:
-            assert time.monotonic() < end, f"the fleet has stopped: {self.report}"[:500]
-            assert self._thread.is_alive(), f"ended early: {self._error!r} {self.report}"[:500]
+            on = self._goes_on(within_s) or self.report.right >= wanted
+            assert on, f"ended early: {self._error!r} {self.report}"[:500]
+
+    def turn_over(self, within_s: float = DEADLINE_S) -> None:
+        """Wait until all requests have ended that are under way now."""
+        asked, end = set(self._asked), time.monotonic() + within_s
+        while asked & self._asked:
+            assert time.monotonic() < end, "a request does not end"
             self._thread.join(0.02)
+
+    def _goes_on(self, within_s: float) -> bool:
+        """Wait for one more right answer; whether requests are still made."""
+        before, end = self.report.right, time.monotonic() + within_s
+        while self._thread.is_alive() and self.report.right == before:
+            assert time.monotonic() < end, f"the fleet has stopped: {self.report}"[:500]
+            self._thread.join(0.02)
+        return self._thread.is_alive()
 
     # --- in its thread
 
@@ -150,7 +167,10 @@ class Traffic:
             self._begun += 1
             begun = time.monotonic()
             (model_id,) = self._rng.choices(self._models, cum_weights=self._weights)
+            asked = object()
+            self._asked.add(asked)
             await self._ask(model_id)
+            self._asked.discard(asked)
             if self._pause_s:
                 await asyncio.sleep(max(begun + self._pause_s - time.monotonic(), 0.0))
 
