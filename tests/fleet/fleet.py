@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +25,7 @@ from uuid import uuid4
 from modelmesh.domain.instances import InstanceRecord
 from modelmesh.domain.records import ModelRecord
 from modelmesh.pb import admin_pb2
-from tests.app.client import CALL_S, Client, until
+from tests.app.client import CALL_S, Client, tells_of_the_store, until
 from tests.app.daemon import START_S, Process
 from tests.fleet.proxy import Address, Link, Proxy
 from tests.registry.etcd_server import EtcdServer
@@ -37,6 +37,9 @@ _ETCD_PORT: Final = 2379
 _STOP_S: Final = 120.0
 _WIDTH: Final = 400
 _DAILY: Final = ('"model loaded"', '"model unloads"')
+# What a daemon says when it loses sight of a peer or of the store, and when it is back.
+_LOST: Final = ("peer does not answer", "the registry's store does not answer")
+_FOUND: Final = ("peer answers again", "the registry's store answers again")
 
 _LOOK_S: Final = 0.2
 _pause = threading.Event()  # never set
@@ -82,7 +85,18 @@ class Member:
         self.client = Client(PORTS, self.host)
 
     def ready(self) -> None:
-        self.process.event("ready", START_S * 2)
+        """Wait until it is. One that meets an etcd that stands still does not start, and is started
+        once more."""
+        for _ in range(3):
+            until(lambda: self.process.events("ready") or not self.runs, START_S * 2)
+            if self.process.events("ready"):
+                return
+            self.process.wait()
+            if not tells_of_the_store("".join(self.process.lines[-1:])):
+                break
+            self.client.close()
+            self.launch()
+        raise AssertionError(f"it does not start: {self.process.lines[-20:]}")
 
     def kill(self) -> None:
         """kill -9; it is gone when this returns."""
@@ -124,6 +138,14 @@ class Member:
         """How often a model was loaded here."""
         return len(self.said("model loaded", **({"model": model_id} if model_id else {})))
 
+    def doubts(self, **fields: object) -> int:
+        """How often it has lost sight of a peer, or of the store."""
+        return sum(len(self.said(event, **fields)) for event in _LOST)
+
+    def is_sure(self, **fields: object) -> bool:
+        """Whether it sees now all that it has lost sight of."""
+        return self.doubts(**fields) == sum(len(self.said(event, **fields)) for event in _FOUND)
+
     def complaints(self, most: int = 30) -> list[str]:
         """The last lines of its logs, those that only tell of daily life left out."""
         lines = [line[:_WIDTH] for life in self.lives for line in life.lines]
@@ -149,7 +171,8 @@ class Fleet:
         self.etcd_links: dict[str, Link] = {}
         self.peer_links: dict[str, Link] = {}
         self._proxy = proxy
-        self._folder = folder
+        self._folder = folder / self.name
+        self._folder.mkdir(parents=True)
 
     def __getitem__(self, instance_id: str) -> Member:
         return self.members[instance_id]
@@ -230,7 +253,7 @@ class Fleet:
     # --- models
 
     def dummies(self, *model_ids: str, **behaviour: object) -> None:
-        """Register many at any daemon."""
+        """Register many at any daemon; all that run know them when this returns."""
         self.register(model_ids, "dummy", json.dumps(behaviour))
 
     def register(self, model_ids: Sequence[str], kind: str, key: str) -> None:
@@ -240,8 +263,15 @@ class Fleet:
                 for each in chunk
             ]
             request = admin_pb2.RegisterModelsRequest(models=items)
-            answer = self.any.admin.RegisterModels(request, timeout=CALL_S * 2)
-            assert not any(result.error for result in answer.results), answer.results[0]
+            comes_true(lambda request=request: self._registers(request))  # type: ignore[misc]
+        comes_true(lambda: self.all_know(model_ids))
+
+    def _registers(self, request: admin_pb2.RegisterModelsRequest) -> bool:
+        """Whether all of them are registered; not, where the store was still for a moment."""
+        answer = self.any.admin.RegisterModels(request, timeout=CALL_S * 2)
+        errors = [result.error for result in answer.results if result.error]
+        assert all(map(tells_of_the_store, errors)), errors
+        return not errors
 
     def said(self, event: str) -> list[dict[str, Any]]:
         """What all of them have said of it so far."""
@@ -251,9 +281,19 @@ class Fleet:
         """How often the model (or any) was loaded, in the whole fleet."""
         return sum(member.loads(model_id) for member in self)
 
-    def all_know(self, count: int) -> bool:
-        """Whether every daemon that runs knows so many models."""
-        return all(len(m.client.models()) >= count for m in self if m.runs)
+    def doubts(self) -> int:
+        """How often one of them has lost sight of another one, or of the store. While that lasts
+        a model may be loaded more often than it need be, and rightly."""
+        return sum(member.doubts() for member in self)
+
+    def is_sure(self) -> bool:
+        """Whether everybody sees everybody, and the store."""
+        return all(member.is_sure() for member in self)
+
+    def all_know(self, model_ids: Iterable[str]) -> bool:
+        """Whether every daemon that runs knows these models."""
+        wanted = set(model_ids)
+        return all(wanted <= member.client.models().keys() for member in self if member.runs)
 
     # --- what etcd has
 
@@ -279,16 +319,23 @@ class Fleet:
         record = self.models().get(model_id)
         return set(record.instance_ids) if record is not None else set()
 
+    def leases(self) -> list[str]:
+        """Those under which the daemons exist."""
+        return [row["lease"] for row in self._rows("instances/")]
+
     def stored(self, below: str) -> dict[str, bytes]:
         """Keys and values below this part of the fleet's root."""
+        return {
+            base64.b64decode(row["key"]).decode(): base64.b64decode(row.get("value", ""))
+            for row in self._rows(below)
+        }
+
+    def _rows(self, below: str) -> list[dict[str, str]]:
+        """As etcd gives them."""
         start = (self.root + below).encode()
         end = start[:-1] + bytes([start[-1] + 1])
         document = {"key": _base64(start), "range_end": _base64(end)}
-        found = self.etcd.ask("kv/range", document).get("kvs", [])
-        return {
-            base64.b64decode(row["key"]).decode(): base64.b64decode(row.get("value", ""))
-            for row in found
-        }
+        return list(self.etcd.ask("kv/range", document).get("kvs", []))
 
     def store(self, below: str, value: bytes) -> None:
         """Write a key, past all daemons."""

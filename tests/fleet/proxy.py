@@ -172,13 +172,16 @@ class Link:
         source_of: asyncio.StreamReader,
         sink: asyncio.StreamWriter,
     ) -> None:
+        passed = b""
         try:
             while received := await source_of.read(_CHUNK):
                 await self._pass(connection.source, way, len(received))
                 sink.write(received)
                 await sink.drain()
                 self.carried[way] += len(received)
-                self.seen += bool(self.look_for) and self.look_for in received
+                if self.look_for:  # also where it came in two pieces
+                    self.seen += self.look_for in passed + received
+                    passed = (passed + received)[1 - len(self.look_for) :]
         except OSError:
             pass
         finally:

@@ -1,4 +1,10 @@
-"""Who is who: two daemons of one name, and daemons of several versions in one fleet."""
+"""Who is who: two daemons of one name, and daemons of several versions in one fleet.
+
+A daemon that does not answer within a second may be replaced. One that the machine keeps still for
+so long is, rightly; then the attempt shows nothing, and another fleet is asked.
+"""
+
+from functools import partial
 
 import grpc
 import pytest
@@ -6,12 +12,14 @@ import pytest
 from modelmesh.pb import admin_pb2
 from tests.fleet.conftest import StartFleet
 from tests.fleet.fleet import PATIENCE_S, Fleet, Member, comes_true
+from tests.fleet.known import sole_copy
 from tests.fleet.traffic import Traffic
 from tests.registry.etcd_server import EtcdServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 MODELS = [f"m{n:02}" for n in range(12)]
+ATTEMPTS = 3
 
 
 def namesake(fleet: Fleet, instance_id: str) -> Member:
@@ -23,20 +31,31 @@ def namesake(fleet: Fleet, instance_id: str) -> Member:
     return twin
 
 
+def is_decided(member: Member) -> bool:
+    """Whether it has ended or is ready."""
+    return not member.runs or bool(member.said("ready"))
+
+
 def test_a_namesake_is_refused_while_the_holder_answers(
     etcd: EtcdServer, start_fleet: StartFleet
 ) -> None:
-    fleet = start_fleet(etcd, "a", "b")
-    fleet.dummies(*MODELS)
-    before = fleet.instances()["a"]
-    with Traffic([fleet["a"].target], MODELS, rate=100) as traffic:
-        twin = namesake(fleet, "a")
-        assert twin.process.wait(PATIENCE_S) == 1
-        assert "in use" in twin.process.lines[-1]
-        traffic.more(50)
-    traffic.report.assert_all_right(50)
-    after = fleet.instances()["a"]
-    assert (after.epoch, after.address) == (before.epoch, before.address)
+    for _ in range(ATTEMPTS):
+        fleet = start_fleet(etcd, "a", "b")
+        fleet.dummies(*MODELS)
+        before = fleet.instances()["a"]
+        with Traffic([fleet["a"].target], MODELS, rate=100) as traffic:
+            twin = namesake(fleet, "a")
+            comes_true(partial(is_decided, twin))
+            if twin.runs:
+                continue
+            assert twin.process.wait() == 1
+            assert "in use" in twin.process.lines[-1]
+            traffic.more(50)
+        traffic.report.assert_all_right(50)
+        after = fleet.instances()["a"]
+        assert (after.epoch, after.address) == (before.epoch, before.address)
+        return
+    pytest.fail("it was let in each time")
 
 
 def test_a_silent_holder_is_taken_over_and_yields_when_it_wakes(
@@ -62,17 +81,22 @@ def test_a_silent_holder_is_taken_over_and_yields_when_it_wakes(
 def test_who_wakes_without_a_name_manages_nothing(
     etcd: EtcdServer, start_fleet: StartFleet
 ) -> None:
-    fleet = start_fleet(etcd, "a", "b", MM_LEASE_SECS="6")
-    fleet["a"].pause()
-    twin = namesake(fleet, "a")
-    twin.ready()
     item = admin_pb2.RegisterModelsRequest.Item(model_id="late", type="dummy")
     request = admin_pb2.RegisterModelsRequest(models=[item])
-    asked = fleet["a"].client.admin.RegisterModels.future(request, timeout=PATIENCE_S)
-    fleet["a"].resume()
-    assert asked.exception().code() is grpc.StatusCode.UNAVAILABLE
-    assert "late" not in fleet.models()
-    assert fleet["a"].process.wait(PATIENCE_S) == 1
+    for _ in range(ATTEMPTS):
+        fleet = start_fleet(etcd, "a", "b", MM_LEASE_SECS="6")
+        fleet["a"].pause()
+        twin = namesake(fleet, "a")
+        twin.ready()
+        asked = fleet["a"].client.admin.RegisterModels.future(request, timeout=PATIENCE_S)
+        fleet["a"].resume()
+        if asked.exception() is None:  # it took its name back: the twin did not answer
+            continue
+        assert asked.exception().code() is grpc.StatusCode.UNAVAILABLE
+        assert "late" not in fleet.models()
+        assert fleet["a"].process.wait(PATIENCE_S) == 1
+        return
+    pytest.fail("it was somebody each time")
 
 
 NEWER = {"MM_SKEW": "true"}
@@ -85,11 +109,12 @@ def test_daemons_of_several_versions(etcd: EtcdServer, start_fleet: StartFleet) 
     fleet.dummies(*plain, size_bytes=1_000_000)
     for n, model_id in enumerate(plain):
         fleet[("old-1", "old-2")[n % 2]].client.infer(model_id)
-    assert all(member.loads() for member in fleet)
+    plain += [sole_copy(fleet, name, plain) for name in ("old-1", "old-2")]
     fleet.start("new", **NEWER)
     for name in ("old-1", "old-2"):
         fleet.peer_links[name].look_for = b"mm-hop-later"
     fleet["new"].client.dummies(*MODELS, size_bytes=1_000_000, load_s=0.01)
+    comes_true(lambda: fleet.all_know(MODELS))
     with Traffic(fleet.targets, MODELS + plain, skew=0, rate=150) as traffic:
         traffic.more(300)
         comes_true(fleet.settled)

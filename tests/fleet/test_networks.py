@@ -6,6 +6,7 @@ import pytest
 
 from tests.fleet.conftest import StartFleet
 from tests.fleet.fleet import PATIENCE_S, Fleet, comes_true
+from tests.fleet.known import sole_copy
 from tests.fleet.networks import Networks, networks, why_not
 from tests.fleet.proxy import Proxy
 from tests.fleet.traffic import Traffic
@@ -13,7 +14,7 @@ from tests.registry.etcd_server import EtcdServer
 
 WHY_NOT = why_not()
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
 
@@ -53,12 +54,9 @@ def fleet(etcd: EtcdServer, start_fleet: StartFleet, proxy: Proxy, net: Networks
     return fleet
 
 
-def sole_of(fleet: Fleet, name: str) -> str:
-    return next(each for each in MODELS if fleet.holders(each) == {name})
-
-
 def test_unplugged(fleet: Fleet, net: Networks) -> None:
-    sole, others = sole_of(fleet, "b"), [fleet[name].target for name in "ac"]
+    sole = sole_copy(fleet, "b", MODELS)
+    others = [fleet[name].target for name in "ac"]
     with Traffic(others, MODELS, rate=150) as traffic:
         traffic.more(50)
         net.unplug("b")
@@ -77,15 +75,14 @@ def test_unplugged(fleet: Fleet, net: Networks) -> None:
 @pytest.mark.parametrize(("sender", "receiver"), [("a", "b"), ("b", "a")])
 def test_one_way(sender: str, receiver: str, fleet: Fleet, net: Networks) -> None:
     """Of two daemons one does not hear the other: for both that is as good as silence."""
-    sole = sole_of(fleet, "b")
+    sole = sole_copy(fleet, "b", MODELS)
     with Traffic(fleet.targets, MODELS, rate=150) as traffic:
         traffic.more(50)
         net.lose(sender, receiver)
         assert fleet["a"].client.infer(sole, timeout_s=PATIENCE_S)["model"] == sole
-        comes_true(lambda: fleet["a"].said("peer does not answer", peer="b"))
-        assert not fleet["c"].said("peer does not answer")
+        comes_true(lambda: not fleet["a"].is_sure(peer="b") and fleet["c"].is_sure())
         traffic.more(300)
         net.find(sender, receiver)
-        comes_true(lambda: fleet["a"].said("peer answers again", peer="b"))
+        comes_true(lambda: fleet["a"].is_sure(peer="b"))
         comes_true(fleet.settled, 2 * PATIENCE_S)
     traffic.report.assert_all_right(350)

@@ -20,7 +20,7 @@ from tests.fleet.known import (
 from tests.fleet.traffic import Traffic
 from tests.registry.etcd_server import EtcdServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 OUTAGE_S = 60  # many leases long
 
@@ -33,13 +33,11 @@ def test_killed(own_etcd: EtcdServer, start_fleet: StartFleet) -> None:
         own_etcd.kill()
         comes_true(all_said(fleet, "the registry's store does not answer"))
         assert serve_cold(fleet, "x"), "none was cold"
-        assert fleet.any.mesh is not None
-        with pytest.raises(Exception, match="UNAVAILABLE"):
-            fleet.any.dummies("new")
+        assert fleet.any.refused_registration("new").code == "UNAVAILABLE"
         assert fleet.any.refused("new").code == "UNAVAILABLE", "it may be registered elsewhere"
         refusal = fleet.any.predict("new")
         assert (refusal.status, refusal.headers["retry-after"]) == (503, "1")
-        traffic.more(100 * OUTAGE_S, 5 * OUTAGE_S)
+        traffic.more(100 * OUTAGE_S)
         own_etcd.start()
         comes_true(all_said(fleet, "the registry's store answers again"))
         serve_cold(fleet, "y")

@@ -14,7 +14,7 @@ from tests.fleet.proxy import BLACKHOLE, CUT, DEAF, ONE_WAY, Fault, Link, Proxy
 @pytest.fixture
 def server() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(10)
+        listening.settimeout(30)
         yield listening
 
 
@@ -27,9 +27,9 @@ def proxy() -> Iterator[Proxy]:
 
 def joined(link: Link, server: socket.socket) -> tuple[socket.socket, socket.socket]:
     """Both ends of one connection through the link."""
-    near = socket.create_connection(link.address, timeout=10)
+    near = socket.create_connection(link.address, timeout=30)
     far, _ = server.accept()
-    far.settimeout(10)
+    far.settimeout(30)
     return near, far
 
 
@@ -69,10 +69,10 @@ def test_what_is_held_arrives_once_it_heals(
         until(lambda: link.struck["held"] == held)
         until(lambda: link.carried.total() == 2 - held)
         for end, arrives in ((far, arrives_there), (near, arrives_back)):
-            end.setblocking(False)
             if arrives:
                 assert end.recv(1)
             else:
+                end.setblocking(False)
                 with pytest.raises(BlockingIOError):
                     end.recv(1)
         link.heal()
@@ -86,7 +86,7 @@ def test_a_cut_resets_and_refuses(link: Link, server: socket.socket) -> None:
         for end in (near, far):
             with pytest.raises(ConnectionResetError):
                 end.recv(1)
-        late = socket.create_connection(link.address, timeout=10)
+        late = socket.create_connection(link.address, timeout=30)
         with late, pytest.raises(ConnectionResetError):
             late.recv(1)
         assert link.struck["refused"] == 1

@@ -11,12 +11,12 @@ import grpc
 import pytest
 
 from modelmesh.pb import model_mesh_pb2 as pb
-from tests.app.client import Client, answer_of
+from tests.app.client import Client, answer_of, is_about_the_store, patiently
 from tests.fleet.conftest import StartFleet
 from tests.fleet.fleet import PATIENCE_S, Fleet, Member, comes_true
 from tests.registry.etcd_server import EtcdServer
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 ALL = ("a", "b", "c")
 VSTATUS = pb.VModelStatusInfo.VModelStatus
@@ -27,11 +27,12 @@ def set_vmodel(member: Member, target: str, key: str = "{}", **fields: Any) -> A
         vModelId="v", targetModelId=target, autoDeleteTargetModel=True, **fields
     )
     request.modelInfo.CopyFrom(pb.ModelInfo(type="dummy", key=key))
-    return member.client.mesh.setVModel(request, timeout=4 * PATIENCE_S)
+    return patiently(lambda: member.client.mesh.setVModel(request, timeout=4 * PATIENCE_S))
 
 
 class Asking:
-    """What those who ask were told."""
+    """What those who ask were told. (Where a name has moved to is not known anywhere else while
+    etcd stands still: that may be told, and they ask again.)"""
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
@@ -41,10 +42,11 @@ class Asking:
     def ask(self, client: Client, metadata: tuple[tuple[str, str], ...], name: str) -> None:
         while not self.over.is_set():
             try:
-                found = client.begin(name, timeout_s=PATIENCE_S, metadata=metadata).result()
+                found = client.begin(name, timeout_s=2 * PATIENCE_S, metadata=metadata).result()
                 self.answers[str(answer_of(found)["model"])] += 1
             except grpc.RpcError as error:
-                self.failures.append(f"{error.code()} {error.details()}")
+                if not is_about_the_store(error):
+                    self.failures.append(f"{error.code()} {error.details()}")
 
 
 @contextmanager
@@ -95,7 +97,7 @@ def test_a_vmodel_moves_under_requests_at_every_daemon(
         comes_true(lambda: asking.answers["m6"] > 100)
     assert not asking.failures
     assert asking.answers["m0"]
-    assert set(fleet.models()) == {"m6"}
+    comes_true(lambda: set(fleet.models()) == {"m6"})
     assert fleet.models()["m6"].refs == 1
 
 
@@ -112,5 +114,5 @@ def test_a_leader_that_dies_leaves_no_transition_behind(
         first.kill()
         comes_true(lambda: asking.answers["m1"] > 100)
     assert not asking.failures
-    assert set(fleet.models()) == {"m1"}
-    assert leader(fleet) is not first
+    comes_true(lambda: set(fleet.models()) == {"m1"})
+    comes_true(lambda: leader(fleet) is not first)
