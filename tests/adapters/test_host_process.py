@@ -320,6 +320,7 @@ async def test_a_loaded_iris_model_weighs_little(start: Start, iris: Path) -> No
     assert sorted(sizes)[25] <= 15 * 1024
 
 
+@pytest.mark.timeout(400)  # thousands of turns of two processes, which a busy machine stretches
 async def test_memory_comes_back_through_a_thousand_rounds(start: Start, iris: Path) -> None:
     """Whatever is written to what the zygote shares is copied, and would show here as well."""
     host = start()

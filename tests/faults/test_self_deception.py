@@ -131,6 +131,7 @@ def test_a_kilobyte_that_grows_to_64_mib_is_weighed_by_what_it_grew_to(
     assert private_bytes(home) - before < 4 * MIB, "and it is given back"
 
 
+@pytest.mark.timeout(400)  # thousands of turns of two processes, which a busy machine stretches
 def test_a_thousand_loads_and_unloads_leave_nothing_behind(daemon: Child, tmp_path: Path) -> None:
     path = tmp_path / "iris.joblib"
     joblib.dump(svm.SVC(gamma="scale").fit(*datasets.load_iris(return_X_y=True)), path)

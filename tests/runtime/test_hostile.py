@@ -129,7 +129,7 @@ async def watchful() -> AsyncIterator[Scene]:
 async def hasty() -> AsyncIterator[Scene]:
     """Ends what takes a little longer than a machine ever stands still."""
     limits = {"load_timeout_s": 2.5, "predict_timeout_s": 2.5}
-    async with _scene(set_aside_s=QUICK_S, **limits) as made:
+    async with _scene(set_aside_s=1.0, **limits) as made:
         yield made
 
 
