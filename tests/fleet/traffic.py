@@ -76,7 +76,8 @@ class Traffic:
         self._models = list(models)
         self._weights = list(accumulate((n + 1) ** -skew for n in range(len(models))))
         self._in_flight = in_flight
-        self._pause_s = in_flight / rate if rate else 0.0
+        self._pause_s = 1 / rate if rate else 0.0
+        self._turn = 0.0  # when the next request may begin: evenly, not in bursts of `in_flight`
         self._most = most
         self._deadline_s = deadline_s
         self._rng = random.Random(seed)
@@ -165,14 +166,15 @@ class Traffic:
     async def _worker(self) -> None:
         while not self._ending and not (self._most and self._begun >= self._most):
             self._begun += 1
-            begun = time.monotonic()
+            if self._pause_s:
+                now = time.monotonic()
+                self._turn = max(self._turn + self._pause_s, now)
+                await asyncio.sleep(self._turn - now)
             (model_id,) = self._rng.choices(self._models, cum_weights=self._weights)
             asked = object()
             self._asked.add(asked)
             await self._ask(model_id)
             self._asked.discard(asked)
-            if self._pause_s:
-                await asyncio.sleep(max(begun + self._pause_s - time.monotonic(), 0.0))
 
     async def _ask(self, model_id: str) -> None:
         request, report = request_of(model_id), self.report
