@@ -79,9 +79,12 @@ async def answers(store: EtcdStore) -> bool:
 
 async def test_callers_share_one_renewal_and_its_failure(etcd: EtcdServer) -> None:
     enable_authentication(etcd)
-    async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
-        await asyncio.gather(*(store.get("a") for _ in range(50)))
-        assert 1 <= store.renewals < 5  # one, where etcd stands still no longer than it may take
+    renewals: list[int] = []
+    while 1 not in renewals:  # more, where etcd stands still for longer than it may take
+        async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
+            await asyncio.gather(*(store.get("a") for _ in range(50)))
+            renewals.append(store.renewals)
+        assert len(renewals) < 4, f"each time more than one: {renewals}"
     async with asyncio.timeout(BOUND_S), EtcdStore(ours(etcd)) as store:
         etcd.pause()
         reads = [store.get("a") for _ in range(50)]
