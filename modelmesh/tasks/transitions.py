@@ -32,7 +32,7 @@ PUSH_S: Final = 600.0
 _SWARM_S: Final = 0.005
 _FIRST_PAUSE_S: Final = 1.0
 _LAST_PAUSE_S: Final = 60.0
-_CHUNK: Final = 100
+_CHUNK: Final = 100  # records looked at between two rests: some 0.5 ms
 
 
 class Transitions:
